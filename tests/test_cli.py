@@ -1,0 +1,71 @@
+"The command `miniai`, as a person types it"
+import json
+import subprocess
+import sys
+
+import pytest
+
+from miniai import __version__
+from miniai.cli import main
+from miniai.matmul import MATMULS
+
+def shell(*args, **kwargs):
+    return subprocess.run([sys.executable, '-c', 'import sys; from miniai.cli import main; sys.exit(main())', *args], capture_output=True, text=True, **kwargs)
+
+def test_ladder_prints_every_variant(capsys):
+    assert main(['ladder', '--rows', '1']) == 0
+    out = capsys.readouterr().out
+    assert 'digits: (1, 784) @ (784, 10)' in out
+    for name in MATMULS: assert name in out
+    for column in ('variant', 'Python loops', 'median time', 'GFLOP/s', 'speed-up', 'largest difference'): assert column in out
+
+def test_ladder_writes_files(tmp_path, capsys):
+    plot, record = tmp_path/'l.png', tmp_path/'l.json'
+    assert main(['ladder', '--rows', '1', '--plot', str(plot), '--json', str(record)]) == 0
+    assert plot.read_bytes()[:8] == b'\x89PNG\r\n\x1a\n' and plot.stat().st_size > 20_000
+    data = json.loads(record.read_text())
+    assert [r['name'] for r in data['rungs']] == list(MATMULS)
+    assert data['left'] == [1, 784] and data['right'] == [784, 10] and data['data'] == 'digits'
+    assert all(r['seconds'] > 0 and r['max_diff'] < 1e-3 for r in data['rungs'])
+
+@pytest.mark.parametrize('args, wanted', [
+    (['ladder', '--rows', '0'], "got '0'"), (['ladder', '--rows', 'x'], "got 'x'"), (['ladder', '--data', 'cats'], 'cats'),
+    (['ladder', '--plot', 'l.doc'], '.png'), (['ladder', '--plot', 'nowhere/l.png'], 'nowhere'), (['ladder', '--json', 'l.png'], '.json'),
+    (['ladder', '--rows', '1438'], '1,437 training images'), (['climb'], 'climb'), ([], 'COMMAND'), (['ladder', 'more'], 'more'),
+])
+def test_bad_arguments_are_one_clear_line(args, wanted, capsys):
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and err.count('\n') == 1 and wanted in err and err.startswith('miniai')
+
+def test_version_and_help_are_quick_and_quiet():
+    res = shell('--version')
+    assert (res.returncode, res.stdout, res.stderr) == (0, f'miniai {__version__}\n', '')
+    assert 'ladder' in shell('--help').stdout
+    code = 'import sys, miniai.cli; print("torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == 'False\n'
+
+def test_output_in_a_pipe_holds_no_control_characters():
+    res = shell('ladder', '--rows', '1')
+    assert res.returncode == 0 and res.stderr == '' and not set('\r\x1b') & set(res.stdout)
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='needs a pseudo-terminal')
+def test_progress_is_shown_in_a_terminal():
+    import fcntl
+    import os
+    import pty
+    import struct
+    import termios
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 100, 0, 0))     # a screen of 100 columns
+    with subprocess.Popen([sys.executable, '-c', 'import sys; from miniai.cli import main; sys.exit(main())', 'ladder', '--rows', '1'], stdout=subprocess.PIPE, stderr=theirs) as p:
+        os.close(theirs)
+        out, seen = p.stdout.read(), b''
+        while True:
+            try: chunk = os.read(ours, 4096)
+            except OSError: break
+            if not chunk: break
+            seen += chunk
+    os.close(ours)
+    assert p.returncode == 0 and b'matmul_loops' in seen and b'%' in seen
+    assert b'matmul_torch' in out
