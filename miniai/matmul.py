@@ -341,7 +341,7 @@ def matmul_elementwise(
     _check(a, b)
     c = a.new_zeros(a.shape[0], b.shape[1])
     for i in range(a.shape[0]):
-        for j in range(b.shape[1]): c[i, j] = (a[i]*b[:, j]).sum(dtype=a.dtype)
+        for j in range(b.shape[1]): c[i, j] = (a[i]*b[:, j]).sum()
     return c
 
 # %% ../nbs/01_matmul.ipynb #f6aff571
@@ -366,7 +366,7 @@ def matmul_broadcast(
     "Matrix product by one loop over the rows of `a`; each row is broadcast over all columns of `b`"
     _check(a, b)
     c = a.new_zeros(a.shape[0], b.shape[1])
-    for i in range(a.shape[0]): c[i] = (a[i, :, None]*b).sum(dim=0, dtype=a.dtype)      # (n, 1) * (n, p) -> (p,)
+    for i in range(a.shape[0]): c[i] = (a[i, :, None]*b).sum(dim=0)      # (n, 1) * (n, p) -> (p,)
     return c
 
 # %% ../nbs/01_matmul.ipynb #a4d0d0c1

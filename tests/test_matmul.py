@@ -264,6 +264,9 @@ def test_median_time_counts_calls():
     def slow(): calls.append(time.sleep(.03))
     assert .02 < median_time(slow, repeats=50, budget=.05) < 1
     assert len(calls) < 10
+    calls.clear()
+    def compiles_first(): calls.append(time.sleep(.01) if not calls else None)
+    assert median_time(compiles_first, repeats=1) < .005 and len(calls) > 20
 
 def test_register_and_jit():
     mine = {}
