@@ -137,6 +137,7 @@ def test_gzip_in_several_members(tmp_path):
 def test_same_content_same_file(tmp_path):
     for name in ('a.gz', 'b.gz'): write_idx(tmp_path/name, np.arange(6, dtype='u1'))
     test_eq((tmp_path/'a.gz').read_bytes(), (tmp_path/'b.gz').read_bytes())
+    test_eq((tmp_path/'a.gz').read_bytes()[4:8], bytes(4))               # where gzip would put the time of day
 
 
 # ---- bad files
@@ -571,6 +572,15 @@ def test_silent_server(tmp_path, monkeypatch):
         s.listen()
         with pytest.raises(OSError, match='timed out'): fetch_idx('x.gz', tmp_path, SHA, [f'http://127.0.0.1:{s.getsockname()[1]}'])
     test_eq(os.listdir(tmp_path), [])
+
+
+def test_renamed_not_overwritten(server, tmp_path):
+    "Whoever has the old file open keeps it whole, and nobody ever sees a half-written one"
+    server.answers['/x.gz'] = answer(PACKED)
+    fetch_idx('x.gz', tmp_path, SHA, [server.url])
+    with open(tmp_path/'x.gz', 'rb') as old:
+        fetch_idx('x.gz', tmp_path, SHA, [server.url])
+        assert os.fstat(old.fileno()).st_ino != os.stat(tmp_path/'x.gz').st_ino
 
 
 def test_interrupt_leaves_nothing(server, tmp_path, monkeypatch):
