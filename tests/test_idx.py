@@ -600,7 +600,7 @@ def test_name_appears_only_after_the_check(server, tmp_path, monkeypatch):
 
 
 def fetch_in_process(folder, url, barrier):
-    barrier.wait()
+    barrier.wait(120)
     for _ in range(20): fetch_idx('x.gz', folder, SHA, [url])
     test_eq(read_idx(Path(folder)/'x.gz').shape, (2, 3))
 
@@ -609,9 +609,9 @@ def test_several_processes_at_once(server, tmp_path):
     server.answers['/x.gz'] = answer(PACKED)
     context = multiprocessing.get_context('spawn')
     barrier = context.Barrier(2)
-    workers = [context.Process(target=fetch_in_process, args=(tmp_path, server.url, barrier)) for _ in range(2)]
+    workers = [context.Process(target=fetch_in_process, args=(tmp_path, server.url, barrier), daemon=True) for _ in range(2)]
     for w in workers: w.start()
-    for w in workers: w.join(60)
+    for w in workers: w.join(180)
     test_eq([w.exitcode for w in workers], [0]*2)
     test_eq((os.listdir(tmp_path), (tmp_path/'x.gz').read_bytes()), (['x.gz'], PACKED))
 
