@@ -419,6 +419,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'miniai.matmul._how_many_rows': ('matmul.html#_how_many_rows', 'miniai/matmul.py'),
                                'miniai.matmul._list_shape': ('matmul.html#_list_shape', 'miniai/matmul.py'),
                                'miniai.matmul._loop_color': ('matmul.html#_loop_color', 'miniai/matmul.py'),
+                               'miniai.matmul._loop_label': ('matmul.html#_loop_label', 'miniai/matmul.py'),
                                'miniai.matmul._name': ('matmul.html#_name', 'miniai/matmul.py'),
                                'miniai.matmul._native': ('matmul.html#_native', 'miniai/matmul.py'),
                                'miniai.matmul._outer_bytes': ('matmul.html#_outer_bytes', 'miniai/matmul.py'),

@@ -226,9 +226,8 @@ class Ladder(list):
         ax.bar_label(bars, [_bar_text(r, self.slowest) for r in self], padding=4)
         return _finish(ax, self, title)
 
-_LOOPS = 'no Python loop', '1 Python loop', '2 Python loops', '3 Python loops'
-
 def _loop_color(loops): return ('#0b6e4f', '#4aa96c', '#f2a541', '#c8553d')[min(loops, 3)]
+def _loop_label(n, rungs): return f'{n or "no"}{" or more" if n < max(r.loops for r in rungs) and n == 3 else ""} Python loop{"s" if n > 1 else ""}'
 def _bar_text(r, slowest): return ('~' if r.extrapolated else '') + human_time(r.seconds) + (f'   {slowest/r.seconds:,.0f}×' if r.seconds < slowest else '')
 
 def _finish(ax, rungs, title):
@@ -236,7 +235,7 @@ def _finish(ax, rungs, title):
     times = [r.seconds for r in rungs]
     low, high = min(times)/3, max(times)
     ax.set(xscale='log', xlim=(low, high*(high/low)**.3))
-    ax.set_xlabel('median time of one product (logarithmic)', size=9)
+    ax.set_xlabel('median time (logarithmic)', size=9)
     if title: ax.set_title(title, loc='left', size=11, pad=22)
     ticks = [10.**e for e in range(-9, 7) if low <= 10.**e <= high*2]
     ax.set_xticks(ticks, map(human_time, ticks))
@@ -246,7 +245,7 @@ def _finish(ax, rungs, title):
     ax.tick_params(axis='y', length=0)
     ax.grid(axis='x', alpha=.3)
     ax.set_axisbelow(True)
-    for n in sorted({min(r.loops, 3) for r in rungs}, reverse=True): ax.barh([0], [0], color=_loop_color(n), label=_LOOPS[n])
+    for n in sorted({min(r.loops, 3) for r in rungs}, reverse=True): ax.barh([0], [0], color=_loop_color(n), label=_loop_label(n, rungs))
     ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=9, borderpad=0, columnspacing=1.5)
     return ax
 
