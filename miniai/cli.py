@@ -76,6 +76,100 @@ def _save_plot(res, title, path):
     res.plot(fig.add_subplot(), title)
     fig.savefig(path, dpi=150)
 
+# %% ../nbs/17_cli.ipynb #0d219a32
+_EPOCHS = dict(digits=20, fashion_mnist=5)
+_BATCH = dict(digits=64, fashion_mnist=256)
+_LR = dict(cnn=0.02, mlp=0.01)
+_FILES = 'history.csv', 'curves.png', 'confusion.png', 'predictions.png', 'weights.pt'
+
+def _new_run(text):
+    "A folder that holds no run yet"
+    path = Path(text)
+    held = [name for name in _FILES if (path/name).exists()]
+    if held: raise argparse.ArgumentTypeError(f'{text!r} already holds a run ({held[0]}); choose another folder, or move that one away')
+    if path.exists() and not path.is_dir(): raise argparse.ArgumentTypeError(f'{text!r} is a file, wanted a folder')
+    return path
+
+def _rate(text):
+    "A positive number"
+    try: x = float(text)
+    except ValueError: x = 0.
+    if not 0 < x < float('inf'): raise argparse.ArgumentTypeError(f'wanted a number above 0, got {text!r}')
+    return x
+
+# %% ../nbs/17_cli.ipynb #fc7440d8
+def _net(model):
+    "An untrained model for images of 28 × 28 pixels and ten classes"
+    from torch import nn
+
+    from miniai.conv import Distort, simple_cnn
+    if model == 'mlp': return nn.Sequential(nn.Flatten(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10))
+    return nn.Sequential(Distort(), simple_cnn((16, 32, 64, 128), norm=nn.BatchNorm2d))
+
+def _learner(args, lr, data):
+    "A Learner for the data, with metrics and progress"
+    import torch.nn.functional as F
+    from torch.optim import AdamW
+
+    from miniai.datasets import DataLoaders
+    from miniai.learner import Accuracy, DeviceCB, MetricsCB, ProgressCB, TrainLearner
+    dls = DataLoaders.from_dd(data, batch_size=args.bs or _BATCH[args.data])
+    cbs = [DeviceCB(), MetricsCB(accuracy=Accuracy()), ProgressCB()]
+    return TrainLearner(_net(args.model), dls, F.cross_entropy, lr=lr, cbs=cbs, opt_func=AdamW)
+
+def _one_cycle(max_lr):
+    "A callback that moves the learning rate up and down once in a fit"
+    from torch.optim.lr_scheduler import OneCycleLR
+
+    from miniai.learner import Callback
+    class OneCycle(Callback):
+        def before_fit(self, learn): self.sched = OneCycleLR(learn.opt, max_lr, total_steps=learn.n_epochs*len(learn.dls.train))
+        def after_step(self, learn): self.sched.step()
+    return OneCycle()
+
+# %% ../nbs/17_cli.ipynb #4f46ecda
+def _train(args):
+    "`miniai train`: train a classifier, show progress, write what came out"
+    from miniai.datasets import load_decoded
+    from miniai.training import set_seed
+    if args.out: args.out.mkdir(parents=True, exist_ok=True)
+    data = load_decoded(args.data, say=_aside)
+    set_seed(args.seed)
+    lr = args.lr or _LR[args.model]
+    learn = _learner(args, lr, data)
+    try: learn.fit(args.epochs or _EPOCHS[args.data], cbs=_one_cycle(lr))
+    finally:        # after an interrupt, too: the finished epochs are kept
+        if args.out and learn.history: _write_run(learn, data['test'], args.out)
+    print(f'{learn.history[-1]["valid_accuracy"]:.2%} of {len(data["test"]):,} validation images are right')
+
+def _write_run(learn, ds, out):
+    "Write the history, three pictures and the weights"
+    import torch
+
+    from miniai.conv import confusion, show_confusion
+    plt = _pyplot()
+    names = ds.features['label'].names
+    learn.history.to_csv(out/'history.csv')
+    torch.save({k: v.cpu() for k, v in learn.model.state_dict().items()}, out/'weights.pt')
+    fig, axs = plt.subplots(1, 2, figsize=(11, 3.6), layout='constrained')
+    learn.plot_losses(axs[0])
+    learn.plot_metrics('accuracy', axs=[axs[1]])
+    preds, labels = learn.get_preds()
+    drawn = dict(curves=fig, confusion=show_confusion(confusion(preds, labels), names).figure,
+                 predictions=learn.show_results(20, names=names, nrows=4, cmap='gray_r')[0].figure)
+    for name, fig in drawn.items():
+        fig.savefig(out/f'{name}.png', dpi=120)
+        plt.close(fig)
+    _aside(f'wrote {", ".join(_FILES)} to {out}')
+
+def _pyplot():
+    "matplotlib without windows, unless somebody in this process draws already"
+    if 'matplotlib.pyplot' not in sys.modules:
+        import matplotlib
+        matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    return plt
+
 # %% ../nbs/17_cli.ipynb #014c5b29
 class _Parser(argparse.ArgumentParser):
     "Refuses in one line"
@@ -93,7 +187,20 @@ def _parser():
     p.add_argument('--plot', type=_new_file('.png', '.svg', '.pdf'), metavar='FILE', help='draw the ladder to a .png, .svg or .pdf')
     p.add_argument('--json', type=_new_file('.json'), metavar='FILE', help='write the numbers to a .json')
     p.set_defaults(run=_ladder)
+    _add_train(commands)
     return parser
+
+def _add_train(commands):
+    p = commands.add_parser('train', help='train a classifier on real images',
+                            description='Train a net, show its progress, and with --out write the history, the curves, the confusion matrix, predictions and the weights.')
+    p.add_argument('--data', choices=['digits', 'fashion_mnist'], default='digits', help='which images (default: %(default)s, which needs no network)')
+    p.add_argument('--model', choices=['cnn', 'mlp'], default='cnn', help='convolutions, or a multilayer perceptron (default: %(default)s)')
+    p.add_argument('--epochs', type=_positive, metavar='N', help=f'passes over the training images (default: {_EPOCHS["digits"]} for digits, {_EPOCHS["fashion_mnist"]} for fashion_mnist)')
+    p.add_argument('--bs', type=_positive, metavar='N', help=f'batch size (default: {_BATCH["digits"]} for digits, {_BATCH["fashion_mnist"]} for fashion_mnist)')
+    p.add_argument('--lr', type=_rate, metavar='X', help=f'the highest learning rate (default: {_LR["cnn"]} for cnn, {_LR["mlp"]} for mlp)')
+    p.add_argument('--seed', type=int, default=42, help='of all random numbers (default: %(default)s)')
+    p.add_argument('--out', type=_new_run, metavar='DIR', help='folder for the results; one that holds a run already is refused')
+    p.set_defaults(run=_train)
 
 def main(
     argv:Sequence[str]|None=None, # the arguments; those of the shell if None

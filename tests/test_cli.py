@@ -69,3 +69,41 @@ def test_progress_is_shown_in_a_terminal():
     os.close(ours)
     assert p.returncode == 0 and b'matmul_loops' in seen and b'%' in seen
     assert b'matmul_torch' in out
+
+def test_train_writes_what_came_out(tmp_path, capsys):
+    import csv
+
+    import torch
+    out = tmp_path/'new'/'run'
+    assert main(['train', '--epochs', '1', '--model', 'mlp', '--bs', '32', '--lr', '.01', '--out', str(out)]) == 0
+    text = capsys.readouterr().out
+    assert 'valid_accuracy' in text and '360 validation images' in text
+    for name in ('curves', 'confusion', 'predictions'): assert (out/f'{name}.png').read_bytes()[:4] == b'\x89PNG'
+    rows = list(csv.DictReader((out/'history.csv').open()))
+    assert len(rows) == 1 and .3 < float(rows[0]['valid_accuracy']) <= 1
+    weights = torch.load(out/'weights.pt', weights_only=True)
+    assert sorted(tuple(w.shape) for w in weights.values()) == [(10,), (10, 50), (50,), (50, 784)]
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    assert main(['train', '--epochs', '1', '--out', str(out)]) == 2
+    assert 'already holds a run' in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+@pytest.mark.parametrize('args, wanted', [
+    (['--epochs', '0'], "got '0'"), (['--bs', '-1'], "got '-1'"), (['--lr', '0'], 'above 0'), (['--lr', 'nan'], 'above 0'), (['--model', 'rnn'], 'rnn'),
+    (['--data', 'cats'], 'cats'), (['--out', __file__], 'is a file'),
+])
+def test_bad_arguments_of_train(args, wanted, capsys):
+    assert main(['train', *args]) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and err.count('\n') == 1 and wanted in err
+
+def test_same_seed_same_history(capsys):
+    runs = []
+    for _ in range(2):
+        assert main(['train', '--epochs', '1', '--model', 'mlp', '--seed', '3']) == 0
+        runs.append([line.split()[:5] for line in capsys.readouterr().out.splitlines()])
+    assert runs[0] == runs[1]
+
+def test_defaults_reach_97_percent(capsys):
+    assert main(['train']) == 0
+    assert float(capsys.readouterr().out.splitlines()[-1].split('%')[0]) >= 97
