@@ -341,6 +341,11 @@ def test_callbacks_added_and_removed_during_a_fit():
     learn.fit(1, valid=False)
     assert heard == [2, 3, 5]
     assert late in learn.cbs
+    both = make()
+    class Stays(Callback):
+        def before_fit(self, learn): learn.add_cbs(late)
+    both.fit(1, cbs=Stays())
+    assert both.cbs == [late]
 
 
 def test_events_are_looked_up_once_per_fit(monkeypatch):
@@ -538,7 +543,9 @@ def test_the_culprit_is_named_and_looking_for_it_changes_nothing():
     test_eq(dict(model.named_buffers()), state['buffers'])
     test_eq(torch.get_rng_state(), state['rng'])
     assert learn.preds is state['preds'] and not any(m._forward_hooks for m in model.modules())
-    assert 'after_loss of FiniteLossCB' in e.value.__notes__[0]
+    for cb, cls in ((None, TrainLearner), (TrainCB(), Learner)):
+        with pytest.raises(FloatingPointError) as e: make(cb, cls, nn.Sequential(nn.Linear(3, 3), Divide())).fit(1)
+        assert 'after_loss of FiniteLossCB' in e.value.__notes__[0]
 
     class Inside(nn.Module):
         def __init__(self):
@@ -613,18 +620,20 @@ def test_metrics_against_everything_at_once():
 
 class Foreign:
     "A metric as other libraries write them: three methods and a device"
-    def __init__(self): self.device, self.seen = None, []
+    def __init__(self): self.device, self.seen, self.grads = None, [], []
     def to(self, device): self.device = device
     def reset(self): self.seen = []
-    def update(self, preds, target): self.seen.append((preds.requires_grad, len(target)))
-    def compute(self): return {'items': torch.tensor(float(sum(n for _, n in self.seen))), 'table': torch.zeros(2, 3)}
+    def update(self, preds, target):
+        self.seen.append(len(target))
+        self.grads.append(preds.requires_grad)
+    def compute(self): return {'items': torch.tensor(float(sum(self.seen))), 'table': torch.zeros(2, 3)}
 
 
 def test_anything_with_update_compute_reset():
     m = Foreign()
     learn = make(MetricsCB(m))
     with redirect_stdout(io.StringIO()) as out: learn.fit(1)
-    assert m.device == torch.device('cpu') and not any(grad for grad, _ in m.seen)
+    assert m.device == torch.device('cpu') and len(m.grads) == 9 and not any(m.grads)
     assert (learn.history[0]['train_items'], learn.history[0]['valid_items']) == (44., 20.)
     assert learn.history[0]['valid_table'].shape == (2, 3) and '(2, 3)' in out.getvalue()
     for bad in (3, Accuracy, object()):
@@ -836,6 +845,15 @@ def test_a_group_that_was_cancelled_leaves_no_gradient():
     same(before, weights(learn.model))
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in learn.model.parameters())
     with pytest.raises(ValueError, match='1 or more'): GradAccumCB(0)
+
+
+def test_whole_groups_are_clipped():
+    x, y = X[:40], Y[:40]
+    a = make([GradClipCB(0.05), GradAccumCB(2)], dls=(batches(x, y, bs=4), pair()[1]))
+    b = make(GradClipCB(0.05), dls=(batches(x, y, bs=8), pair()[1]))
+    a.fit(1)
+    b.fit(1)
+    for p, q in zip(weights(a.model), weights(b.model), strict=True): test_close(p, q, 1e-6)
 
 
 def test_clipping_is_pytorchs():
