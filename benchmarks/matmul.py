@@ -1,6 +1,6 @@
 """Every way to write a matrix product, beside torch.matmul and numpy, interleaved in one process.
 
-python benchmarks/matmul.py [--quick]
+python benchmarks/matmul.py [--quick] [--threads 1 2] [--repeats 7]
 
 Prints the median time of torch.matmul, and for each variant the ratio of its median time to that: 1.00 is as fast,
 2.00 takes twice as long. Variants that would take longer than 0.7 seconds a product, or more than a gibibyte of
@@ -63,10 +63,12 @@ def column(shape, repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--quick', action='store_true', help='fewer shapes and repeats')
+    parser.add_argument('--threads', type=int, nargs='+', default=[1, 2], help='thread counts to measure')
+    parser.add_argument('--repeats', type=int, default=7, help='rounds')
     args = parser.parse_args()
-    shapes, repeats = (SHAPES[:2], 3) if args.quick else (SHAPES, 7)
+    shapes, repeats = (SHAPES[:2], 3) if args.quick else (SHAPES, args.repeats)
     torch.manual_seed(0)
-    for threads in (1, 2):
+    for threads in args.threads:
         torch.set_num_threads(threads)
         with threadpool_limits(threads): table(shapes, repeats, threads)
 
