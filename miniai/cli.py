@@ -146,7 +146,7 @@ def _write_run(learn, ds, out):
     "Write the history, three pictures and the weights"
     import torch
 
-    from miniai.conv import confusion, show_confusion
+    from miniai.metrics import ConfusionMatrix
     plt = _pyplot()
     names = ds.features['label'].names
     learn.history.to_csv(out/'history.csv')
@@ -154,8 +154,9 @@ def _write_run(learn, ds, out):
     fig, axs = plt.subplots(1, 2, figsize=(11, 3.6), layout='constrained')
     learn.plot_losses(axs[0])
     learn.plot_metrics('accuracy', axs=[axs[1]])
-    preds, labels = learn.get_preds()
-    drawn = dict(curves=fig, confusion=show_confusion(confusion(preds, labels), names).figure,
+    confusion = ConfusionMatrix(len(names))
+    confusion.update(*learn.get_preds())
+    drawn = dict(curves=fig, confusion=confusion.plot(names).figure,
                  predictions=learn.show_results(20, names=names, nrows=4, cmap='gray_r')[0].figure)
     for name, fig in drawn.items():
         fig.savefig(out/f'{name}.png', dpi=120)
