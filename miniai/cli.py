@@ -81,12 +81,11 @@ _EPOCHS = dict(digits=20, fashion_mnist=5)
 _BATCH = dict(digits=64, fashion_mnist=256)
 _LR = dict(cnn=0.02, mlp=0.01)
 _FILES = 'history.csv', 'curves.png', 'confusion.png', 'predictions.png', 'weights.pt'
+_SETTINGS = 'data', 'model', 'epochs', 'bs', 'lr', 'seed', 'every'
 
-def _new_run(text):
-    "A folder that holds no run yet"
+def _folder(text):
+    "A folder that exists or can be made"
     path = Path(text)
-    held = [name for name in _FILES if (path/name).exists()]
-    if held: raise argparse.ArgumentTypeError(f'{text!r} already holds a run ({held[0]}); choose another folder, or move that one away')
     if path.exists() and not path.is_dir(): raise argparse.ArgumentTypeError(f'{text!r} is a file, wanted a folder')
     return path
 
@@ -98,6 +97,38 @@ def _rate(text):
     return x
 
 # %% ../nbs/17_cli.ipynb #fc7440d8
+def _settings(args):
+    "All settings of a run, with those filled in that were left out"
+    data, model = args.data or 'digits', args.model or 'cnn'
+    return dict(data=data, model=model, epochs=args.epochs or _EPOCHS[data], bs=args.bs or _BATCH[data], lr=args.lr or _LR[model],
+                seed=42 if args.seed is None else args.seed, every=args.every)
+
+def _saved_settings(args):
+    "The settings of the run that `--out` holds, or None if it holds none that can be gone on with"
+    file = args.out/'settings.json'
+    if not file.exists(): return None
+    saved = json.loads(file.read_text())
+    for k in _SETTINGS:
+        if getattr(args, k) not in (None, saved[k]):
+            raise ValueError(f'{args.out} holds a run with --{k} {saved[k]}, so it cannot go on with {getattr(args, k)}; leave out --{k}, or choose another folder')
+    return saved
+
+def _start_run(args):
+    "The settings of this run; in the folder `--out` they are kept"
+    if not args.out:
+        if args.resume: raise ValueError('--resume goes on with the run in a folder: say which, --out DIR')
+        return _settings(args)
+    if args.resume and (saved := _saved_settings(args)): return saved
+    held = [name for name in ('settings.json', *_FILES) if (args.out/name).exists()]
+    if held: raise ValueError(f'{str(args.out)!r} already holds a run ({held[0]}); '
+                              + ('it has no checkpoints' if args.resume else 'go on with it, --resume') + ', or choose another folder')
+    args.out.mkdir(parents=True, exist_ok=True)
+    settings, temp = _settings(args), args.out/'settings.json.tmp'
+    temp.write_text(json.dumps(settings, indent=1) + '\n')
+    temp.replace(args.out/'settings.json')
+    return settings
+
+# %% ../nbs/17_cli.ipynb #f0ca571a
 def _net(model):
     "An untrained model for images of 28 × 28 pixels and ten classes"
     from torch import nn
@@ -106,51 +137,49 @@ def _net(model):
     if model == 'mlp': return nn.Sequential(nn.Flatten(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10))
     return nn.Sequential(Distort(), simple_cnn((16, 32, 64, 128), norm=nn.BatchNorm2d))
 
-def _learner(args, lr, data):
-    "A Learner for the data, with metrics and progress"
+def _learner(settings, data):
+    "A Learner for the data, with metrics, progress, and a learning rate that rises and falls once"
+    from functools import partial
+
     import torch.nn.functional as F
     from torch.optim import AdamW
-
-    from miniai.datasets import DataLoaders
-    from miniai.learner import Accuracy, DeviceCB, MetricsCB, ProgressCB, TrainLearner
-    dls = DataLoaders.from_dd(data, batch_size=args.bs or _BATCH[args.data])
-    cbs = [DeviceCB(), MetricsCB(accuracy=Accuracy()), ProgressCB()]
-    return TrainLearner(_net(args.model), dls, F.cross_entropy, lr=lr, cbs=cbs, opt_func=AdamW)
-
-def _one_cycle(max_lr):
-    "A callback that moves the learning rate up and down once in a fit"
     from torch.optim.lr_scheduler import OneCycleLR
 
-    from miniai.learner import Callback
-    class OneCycle(Callback):
-        def before_fit(self, learn): self.sched = OneCycleLR(learn.opt, max_lr, total_steps=learn.n_epochs*len(learn.dls.train))
-        def after_step(self, learn): self.sched.step()
-    return OneCycle()
+    from miniai.checkpoint import BatchSchedCB
+    from miniai.datasets import DataLoaders
+    from miniai.learner import Accuracy, DeviceCB, MetricsCB, ProgressCB, TrainLearner
+    dls, lr = DataLoaders.from_dd(data, batch_size=settings['bs']), settings['lr']
+    one_cycle = partial(OneCycleLR, max_lr=lr, total_steps=settings['epochs']*len(dls.train))
+    cbs = [DeviceCB(), MetricsCB(accuracy=Accuracy()), ProgressCB(), BatchSchedCB(one_cycle)]
+    return TrainLearner(_net(settings['model']), dls, F.cross_entropy, lr=lr, cbs=cbs, opt_func=AdamW)
 
-# %% ../nbs/17_cli.ipynb #4f46ecda
+# %% ../nbs/17_cli.ipynb #7f7fd774
 def _train(args):
     "`miniai train`: train a classifier, show progress, write what came out"
     from miniai.datasets import load_decoded
     from miniai.training import set_seed
-    if args.out: args.out.mkdir(parents=True, exist_ok=True)
-    data = load_decoded(args.data, say=_aside)
-    set_seed(args.seed)
-    lr = args.lr or _LR[args.model]
-    learn = _learner(args, lr, data)
-    try: learn.fit(args.epochs or _EPOCHS[args.data], cbs=_one_cycle(lr))
-    finally:        # after an interrupt, too: the finished epochs are kept
-        if args.out and learn.history: _write_run(learn, data['test'], args.out)
+    settings = _start_run(args)
+    data = load_decoded(settings['data'], say=_aside)
+    set_seed(settings['seed'])
+    learn = _learner(settings, data)
+    learn.fit(settings['epochs'], **(_kept_in(args.out, settings, args.resume) if args.out else {}))
+    if args.out: _write_run(learn, data['test'], args.out)
     print(f'{learn.history[-1]["valid_accuracy"]:.2%} of {len(data["test"]):,} validation images are right')
 
-def _write_run(learn, ds, out):
-    "Write the history, three pictures and the weights"
-    import torch
+def _kept_in(out, settings, resume):
+    "Arguments for `fit`: keep checkpoints and the history in the folder `out`, and go on with what is there"
+    from miniai.checkpoint import CheckpointCB, CSVLoggerCB, checkpoints
+    folder = out/'checkpoints'
+    found = checkpoints(folder)
+    if resume and not found: _aside(f'there is no checkpoint in {folder} yet: starting from the beginning')
+    return dict(cbs=[CheckpointCB(folder, every=settings['every']), CSVLoggerCB(out/'history.csv')], resume=folder if resume and found else None)
 
+def _write_run(learn, ds, out):
+    "Write three pictures and the weights; the history is there already"
     from miniai.metrics import ConfusionMatrix
     plt = _pyplot()
     names = ds.features['label'].names
-    learn.history.to_csv(out/'history.csv')
-    torch.save({k: v.cpu() for k, v in learn.model.state_dict().items()}, out/'weights.pt')
+    learn.save_weights(out/'weights.pt')
     fig, axs = plt.subplots(1, 2, figsize=(11, 3.6), layout='constrained')
     learn.plot_losses(axs[0])
     learn.plot_metrics('accuracy', axs=[axs[1]])
@@ -193,19 +222,21 @@ def _parser():
 
 def _add_train(commands):
     p = commands.add_parser('train', help='train a classifier on real images',
-                            description='Train a net, show its progress, and with --out write the history, the curves, the confusion matrix, predictions and the weights.')
-    p.add_argument('--data', choices=['digits', 'fashion_mnist'], default='digits', help='which images (default: %(default)s, which needs no network)')
-    p.add_argument('--model', choices=['cnn', 'mlp'], default='cnn', help='convolutions, or a multilayer perceptron (default: %(default)s)')
+                            description='Train a net, show its progress, and with --out write the history, the curves, the confusion matrix, predictions, the weights, and checkpoints to go on from.')
+    p.add_argument('--data', choices=['digits', 'fashion_mnist'], help='which images (default: digits, which needs no network)')
+    p.add_argument('--model', choices=['cnn', 'mlp'], help='convolutions, or a multilayer perceptron (default: cnn)')
     p.add_argument('--epochs', type=_positive, metavar='N', help=f'passes over the training images (default: {_EPOCHS["digits"]} for digits, {_EPOCHS["fashion_mnist"]} for fashion_mnist)')
     p.add_argument('--bs', type=_positive, metavar='N', help=f'batch size (default: {_BATCH["digits"]} for digits, {_BATCH["fashion_mnist"]} for fashion_mnist)')
     p.add_argument('--lr', type=_rate, metavar='X', help=f'the highest learning rate (default: {_LR["cnn"]} for cnn, {_LR["mlp"]} for mlp)')
-    p.add_argument('--seed', type=int, default=42, help='of all random numbers (default: %(default)s)')
-    p.add_argument('--out', type=_new_run, metavar='DIR', help='folder for the results; one that holds a run already is refused')
+    p.add_argument('--seed', type=int, help='of all random numbers (default: 42)')
+    p.add_argument('--out', type=_folder, metavar='DIR', help='folder for the results and for checkpoints; one that holds a run already is refused')
+    p.add_argument('--every', type=_positive, metavar='N', help='also write a checkpoint after every N batches (default: after each epoch)')
+    p.add_argument('--resume', action='store_true', help='go on with the run that --out holds, with its settings')
     p.set_defaults(run=_train)
 
 def main(
     argv:Sequence[str]|None=None, # the arguments; those of the shell if None
-)->int: # exit status: 0 fine, 1 could not be done, 2 bad arguments, 130 interrupted
+)->int: # exit status: 0 fine, 1 could not be done, 2 bad arguments, 130 interrupted, 143 terminated
     "Run the command `miniai`"
     try: args = _parser().parse_args(argv)
     except SystemExit as e: return e.code or 0
@@ -213,7 +244,8 @@ def main(
     except (ValueError, OSError) as e:
         _aside(f'miniai: {e}')
         return 2 if isinstance(e, ValueError) else 1
-    except KeyboardInterrupt:
-        _aside('miniai: interrupted')
-        return 130
+    except (KeyboardInterrupt, SystemExit) as e:
+        kept = f'; go on with: miniai train --out {args.out} --resume' if getattr(args, 'out', None) else ''
+        _aside(f'miniai: interrupted{kept}')
+        return e.code if isinstance(e, SystemExit) else 130
     return 0

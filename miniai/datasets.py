@@ -281,7 +281,6 @@ class Decoded:
 # %% ../nbs/07_datasets.ipynb #561d85d7
 def _as_array(im, mode, where):
     "The pixels of a PIL image: (c, h, w), uint8"
-    if im is None: raise ValueError(f'{where} has no image; leave such rows out with ds.filter')
     if mode: im = im.convert(mode)
     if im.mode not in ('L', 'RGB'):
         raise ValueError(f"wanted gray or color images, of mode 'L' or 'RGB', got mode {im.mode!r} at {where}; "
@@ -289,23 +288,46 @@ def _as_array(im, mode, where):
     x = np.asarray(im)
     return x[None] if x.ndim == 2 else x.transpose(2, 0, 1)
 
-def _image_shape(ds, key, mode):
-    "(c, h, w) of the first image in the column `key`"
-    return _as_array(ds[0][key], mode, f'{key}[0]').shape if len(ds) else (1, 0, 0)
+def _open(image, file, where):
+    "The picture in a file, and None; or None and the error that tells why there is none"
+    try:
+        if file is None: raise ValueError('there is no image')
+        return image.decode_example(file), None
+    except MemoryError: raise
+    except Exception as e:
+        error = ValueError(f"{where} cannot be opened: {type(e).__name__}: {re.sub(' <.*?>', '', str(e))}; repair it, leave such rows out "
+                           "with ds.filter, or have decode_once do that with on_error='skip'")
+        error.__cause__ = e
+        return None, error
 
-def _decode_images(ds, key, mode, bar, chunk=500):
-    "All images of the column `key`: (n, c, h, w), uint8"
-    out = torch.empty(len(ds), *_image_shape(ds, key, mode), dtype=torch.uint8)
-    pixels, ds = out.numpy(), ds.select_columns([key])
+def _images(ds, split, key, mode, chunk):
+    "For each row: its number, the pixels of the image in the column `key` or None, and None or the error"
+    image, files = hf.Image(mode=ds.features[key].mode), ds.select_columns([key]).cast_column(key, hf.Image(decode=False))
     for start in range(0, len(ds), chunk):
-        for i, im in enumerate(ds[start:start+chunk][key], start):
-            x = _as_array(im, mode, f'{key}[{i}]')
-            if x.shape != out.shape[1:]:
-                raise ValueError(f'wanted images of one shape, {pixels.shape[1:]} as {key}[0], got {x.shape} at {key}[{i}]; '
-                                 "make them alike with ds.map, or with mode='L' or mode='RGB' if only channels differ")
-            pixels[i] = x
-            bar.update()
-    return out
+        for i, file in enumerate(files[start:start+chunk][key], start):
+            im, error = _open(image, file, where := f'{key}[{i}] of {split!r}')
+            yield i, None if error else _as_array(im, mode, where), error
+
+def _image_shape(ds, split, key, mode, skip):
+    "(c, h, w) of the first image in the column `key` that can be opened"
+    for _, x, error in _images(ds, split, key, mode, chunk=1):
+        if error is None: return x.shape
+        if not skip: raise error
+    return 1, 0, 0
+
+def _decode_images(ds, split, key, mode, skip, bar):
+    "All images of the column `key`: (n, c, h, w), uint8; and the errors of those that cannot be opened: row → error"
+    out, errors = torch.empty(len(ds), *_image_shape(ds, split, key, mode, skip), dtype=torch.uint8), {}
+    pixels = out.numpy()
+    for i, x, error in _images(ds, split, key, mode, chunk=500):
+        if error: errors[i] = error
+        elif x.shape != pixels.shape[1:]:
+            raise ValueError(f'wanted images of one shape, {pixels.shape[1:]} as the first, got {x.shape} at {key}[{i}] of {split!r}; '
+                             "make them alike with ds.map, or with mode='L' or mode='RGB' if only channels differ")
+        else: pixels[i] = x
+        if error and not skip: raise error
+        bar.update()
+    return out, errors
 
 _kinds = {'int': torch.int64, 'uint': torch.int64, 'float': torch.float32, 'bool': torch.bool}
 
@@ -332,23 +354,37 @@ def _plain(ds, split):
                          'decode the table without it, and put one on the result')
     return ds.with_format(None)
 
-def _memory(ds, mode):
+def _memory(ds, split, mode, skip):
     "How many bytes the decoded table will take, going by its first images"
-    sizes = [math.prod(_image_shape(ds, k, mode)) if _is_image(f) else 8 for k, f in ds.features.items()]
+    sizes = [math.prod(_image_shape(ds, split, k, mode, skip)) if _is_image(f) else 8 for k, f in ds.features.items()]
     return len(ds)*sum(sizes)
 
-def _fits(dd, mode, limit):
+def _fits(dd, mode, skip, limit):
     "A text that says how much memory `dd` will take; a `MemoryError` if that is more than `limit`"
-    size = sum(_memory(ds, mode) for ds in dd.values())
+    size = sum(_memory(ds, split, mode, skip) for split, ds in dd.items())
     text = f'{sum(map(len, dd.values())):,} items take {size/1e6:,.1f} MB of memory'
     if size <= limit: return text
     raise MemoryError(f'decode_once: {text}, more than limit={limit/1e6:,.1f} MB; raise the limit if you have that much, '
                       'take fewer items with ds.select, make the images smaller with ds.map, '
                       'or decode for each batch with dd.with_transform and num_workers')
 
-def _decode(ds, transform, mode, bar):
-    columns = {k: _decode_images(ds, k, mode, bar) if _is_image(feature) else _decode_numbers(ds, k)
-               for k, feature in ds.features.items()}
+def _without(x, rows):
+    "`x` without some of its rows; the others move up, so that no second copy is needed"
+    keep = np.delete(np.arange(len(x)), rows)
+    for to, i in enumerate(keep.tolist()):
+        if to != i: x[to] = x[i]
+    return x[:len(keep)]
+
+def _decode(ds, split, transform, mode, skip, bar):
+    columns, errors = {}, {}
+    for k, feature in ds.features.items():
+        columns[k], bad = _decode_images(ds, split, k, mode, skip, bar) if _is_image(feature) else (_decode_numbers(ds, k), {})
+        errors |= bad
+    if rows := sorted(errors):
+        if len(rows) == len(ds): raise ValueError(f'none of the {len(ds):,} images of {split!r} can be opened') from errors[0]
+        columns = {k: _without(v, rows) for k, v in columns.items()}
+        print(f'decode_once: left out {len(rows):,} of {len(ds):,} rows of {split!r}, because their images cannot be opened: '
+              + ', '.join(map(str, rows[:10])) + (', …' if len(rows) > 10 else ''))
     return Decoded(columns, ds.features, transform)
 
 def decode_once(
@@ -357,18 +393,18 @@ def decode_once(
     mode:str=None, # convert all images to gray, 'L', or color, 'RGB'; by default they must be all gray or all color
     limit:float=2e9, # refuse to take more bytes of memory than this
     progress:bool=True, # say how much memory it takes, and show a bar if it takes longer than a second?
+    on_error:str='raise', # an image that cannot be opened: 'raise' an error that names it, or 'skip' its row and say so
 )->dict: # split name → `Decoded`
     "Open every image of `dd` once and keep the pixels in memory; more than `limit` is a `MemoryError`"
     if not isinstance(dd, Mapping):
         raise TypeError(f"wanted a DatasetDict or a dictionary, got {type(dd).__name__}; try {{'train': ds}}")
-    dd = {split: _plain(ds, split) for split, ds in dd.items()}
-    text = _fits(dd, mode, limit)
+    if on_error not in ('raise', 'skip'): raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    dd, skip = {split: _plain(ds, split) for split, ds in dd.items()}, on_error == 'skip'
+    text = _fits(dd, mode, skip, limit)
     if progress: print(f'decode_once: {text}')
     total = sum(len(ds)*sum(map(_is_image, ds.features.values())) for ds in dd.values())
     with tqdm(total=total, desc='decode_once', unit='image', delay=1, leave=False, disable=not progress) as bar:
-        return {split: _decode(ds, transform, mode, bar) for split, ds in dd.items()}
-
-
+        return {split: _decode(ds, split, transform, mode, skip, bar) for split, ds in dd.items()}
 
 # %% ../nbs/07_datasets.ipynb #34d60e97
 def _from_arrays(xs, ys, names, transform):

@@ -6,12 +6,14 @@
 __all__ = ['MIRRORS', 'write_idx', 'IdxError', 'read_idx', 'RawData', 'fetch_idx', 'load_raw']
 
 # %% ../nbs/04_idx.ipynb #45b928b5
+import errno
 import gzip
 import hashlib
 import math
 import os
 import struct
 import tempfile
+import time
 import uuid
 import zlib
 from http.client import HTTPException
@@ -53,7 +55,8 @@ def _read_header(f):
     if len(head) < 4: raise IdxError(f'wanted a header of at least 4 bytes, got {len(head)} bytes')
     zeros, code, rank = struct.unpack('>HBB', head)
     if zeros:
-        raise IdxError(f'wanted an IDX file, which starts with the bytes 00 00, got {head.hex(" ")} ({head!r})')
+        page = ', which looks like a web page, perhaps one to log in to a network' if head.lstrip()[:1] == b'<' else ''
+        raise IdxError(f'wanted an IDX file, which starts with the bytes 00 00, got {head.hex(" ")} ({head!r}){page}')
     if code not in _types:
         known = ', '.join(f'{c:02x}' for c in _types)
         raise IdxError(f'wanted one of the types {known} as the third byte, got {code:02x}')
@@ -170,6 +173,15 @@ def _download(url, path, limit):
         os.fsync(f.fileno())
 
 # %% ../nbs/04_idx.ipynb #60ad71af
+_full = errno.ENOSPC, errno.EDQUOT     # the disk is full, or one's share of it
+
+def _sweep(folder, fname):
+    "Remove what downloads of `fname` have left that were killed"
+    for part in folder.glob(f'{fname}.*.part'):
+        try:
+            if time.time() - part.stat().st_mtime > 3600: part.unlink()
+        except FileNotFoundError: pass       # somebody else was faster
+
 def fetch_idx(
     fname:str, # the file's name at the mirrors and in the folder
     folder, # where to put it; made if needed
@@ -180,6 +192,7 @@ def fetch_idx(
     "Download an IDX file, check it, and only then give it its name"
     folder, failures = Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder, fname)
     for mirror in mirrors:
         url, part = f'{mirror.rstrip("/")}/{fname}', folder/f'{fname}.{uuid.uuid4().hex}.part'
         try:
@@ -188,6 +201,8 @@ def fetch_idx(
             os.replace(part, folder/fname)
             return folder/fname
         except (OSError, HTTPException, ValueError) as e:
+            if getattr(e, 'errno', None) in _full:
+                raise OSError(e.errno, f'no space left for {fname}; free some, or set XDG_CACHE_HOME to a folder elsewhere', str(folder)) from e
             failures.append(str(e) if url in str(e) else f'{url}: {e}')
         finally: part.unlink(missing_ok=True)
     raise OSError('\n  '.join([f'{fname} could not be downloaded:', *(failures or ['there is no mirror to try'])]))
@@ -251,7 +266,9 @@ def _fashion_mnist(sources, mirrors, say):
     else:
         what, folder = 'the cache', sources['the cache']
         try: _fill(folder, mirrors, say)
-        except OSError as e: raise FileNotFoundError(_not_found(sources, str(e))) from e
+        except OSError as e:
+            if e.errno in _full: raise
+            raise FileNotFoundError(_not_found(sources, str(e))) from e
         found = _find(folder)
     say(f'fashion_mnist: read from {_shown(folder)} ({what})')
     arrays = [_read_checked(found[name], sha256) for name, sha256 in _fashion_files.items()]

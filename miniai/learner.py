@@ -70,9 +70,10 @@ class Learner:
         valid:bool=True, # validate in each epoch?
         cbs=None, # one callback or several, for this fit only
         lr:float=None, # learning rate for this fit only
+        resume=None, # a checkpoint to go on from, or a folder whose newest one is taken (chapter 14)
     ):
         "Train for `n_epochs`, validating after each"
-        with self._prepared(n_epochs, train, valid, _as_list(cbs), lr): self._fit(train, valid)
+        with self._prepared(n_epochs, train, valid, _as_list(cbs) + self._resuming(resume), lr): self._fit(train, valid)
 
     @with_cbs('fit')
     def _fit(self, train, valid):
@@ -87,7 +88,9 @@ class Learner:
         "One pass over a loader"
         self.training, self.dl, self.iter = training, _loader(self.dls, training), -1
         self.model.train(training)
-        with torch.set_grad_enabled(training): self._one_epoch()
+        try:
+            with torch.set_grad_enabled(training): self._one_epoch()
+        finally: self.batches = None     # the iterator over the loader, which may have processes of its own
 
     @with_cbs('epoch')
     def _one_epoch(self):
@@ -170,6 +173,12 @@ def _methods(self:Learner, event):
     if event not in self._table: raise ValueError(f'{event!r} is no event; the events are: {", ".join(EVENTS)}')
     return self._table[event]
 
+@patch
+def _resuming(self:Learner, resume):
+    "The callbacks that go on from a checkpoint; chapter 14 puts its own version here"
+    if resume is None: return []
+    raise ValueError(f'to go on from {str(resume)!r}, first import miniai.checkpoint, which knows how')
+
 Learner._builtin = Learner._table_of = None
 Learner._trial = Learner._fitting = False
 Learner._now = '', None     # the event that was announced last, and the callback that is running
@@ -225,7 +234,7 @@ def _prepared(self:Learner, n_epochs, train, valid, cbs, lr):
     self._fitting, self._table_of, self._now = True, None, ('', None)
     try:
         _check_fit(self, n_epochs, train, valid)
-        self.n_epochs, self.epochs, self.valid = n_epochs, range(n_epochs), valid
+        self.n_epochs, self.epochs, self.train, self.valid = n_epochs, range(n_epochs), train, valid
         if train: self._new_opt(lr)
         yield
     except BaseException as e:
@@ -241,8 +250,9 @@ _NEXT = dict(before_epoch=_LOADING, before_batch='predict', after_predict='get_l
              after_step='zero_grad')     # what is going on after an event has been announced
 
 def _numbered(learn):
-    "The batches of this pass with their numbers"
-    for i, batch in enumerate(learn.dl):
+    "The batches of this pass with their numbers; a pass that is resumed does not start at 0"
+    learn.batches = iter(learn.dl)
+    for i, batch in enumerate(learn.batches, learn.iter + 1):
         yield i, batch
         learn._now = _LOADING, None     # runs when the next batch is asked for
 
@@ -448,6 +458,25 @@ def _plain(v):
     if isinstance(v, torch.Tensor): return v.item() if v.numel() == 1 else v.detach().cpu()
     return v
 
+def _torchmetrics(m):
+    "Name and metric, for all that belong to a metric of torchmetrics"
+    if callable(getattr(m, 'items', None)): m.items()     # the members of a collection share their sums; this hands them out
+    return [(name, o) for name, o in m.named_modules() if hasattr(o, '_update_count')]
+
+def _metric_state(m):
+    "What the metric `m` has added up so far"
+    if isinstance(m, nn.Module): return {name: {**o.metric_state, '_update_count': o._update_count} for name, o in _torchmetrics(m)}
+    return m.state_dict() if hasattr(m, 'state_dict') else vars(m)
+
+def _set_metric_state(m, state):
+    "Let the metric `m` go on from a state that `_metric_state` has returned"
+    if isinstance(m, nn.Module):
+        for name, o in _torchmetrics(m):
+            for k, v in state[name].items(): setattr(o, k, v)
+            o._computed = None
+    elif hasattr(m, 'load_state_dict'): m.load_state_dict(state)
+    else: vars(m).update(state)
+
 class MetricsCB(Callback):
     "Calculate the loss and other metrics over each pass, and write a row for each epoch into `learn.history`"
     order, _only_one = -5, True     # early, so that the row is there when other callbacks hear `after_epoch`
@@ -464,7 +493,8 @@ class MetricsCB(Callback):
         self.all_metrics = {'loss': self.loss, **self.metrics}
 
     def before_fit(self, learn):
-        learn.metrics, self.row, self.open, self.losses, self.lines, self.moved = self, None, False, [], _Lines(), False
+        learn.metrics, self.row, self.open, self.lines, self.moved = self, None, False, _Lines(), False
+        self.losses, self.resumed = [], []     # resumed: losses of this pass from before an interruption
 
     def before_epoch(self, learn):
         self._count(learn)     # does something if the pass before was canceled
@@ -490,14 +520,32 @@ class MetricsCB(Callback):
         if not learn.training or not learn.valid: self._close(learn)
 
     def cleanup_epoch(self, learn):
-        learn.history.losses += _floats(self.losses)
-        self.losses = []
+        learn.history.losses += self.resumed + _floats(self.losses)
+        self.losses, self.resumed = [], []
 
     def after_fit(self, learn):
         self._count(learn)
         if self.row is not None: self._close(learn)
 
     def cleanup_fit(self, learn): self.row = None
+
+    def state_dict(self):
+        "What a checkpoint in the middle of an epoch has to keep"
+        state = dict(open=self.open, row=self.row, losses=torch.tensor(self.resumed + _floats(self.losses), dtype=torch.float64))
+        if self.row is not None: state |= dict(epoch=self.epoch, prefix=self.prefix, seconds=time.perf_counter() - self.start)
+        return state | dict(metrics={name: _metric_state(m) for name, m in self.all_metrics.items()})
+
+    def load_state_dict(self,
+        state, # what `state_dict` has returned
+    ):
+        "Go on from there"
+        if state['metrics'].keys() != self.all_metrics.keys():
+            raise ValueError(f'the checkpoint has the metrics {", ".join(state["metrics"])}, this fit has {", ".join(self.all_metrics)}; give it the same')
+        self.open, self.row, self.losses, self.resumed = state['open'], state['row'], [], state['losses'].tolist()
+        if self.row is not None:
+            self.row = dict(self.row)
+            self.epoch, self.prefix, self.start = state['epoch'], state['prefix'], time.perf_counter() - state['seconds']
+        for name, m in self.all_metrics.items(): _set_metric_state(m, state['metrics'][name])
 
     def _count(self, learn):
         "Put the metrics of a pass into the row; one that was canceled counts with what it saw"
@@ -694,14 +742,16 @@ def _bad(x): return any(not torch.isfinite(t).all() for t in _tensors(x) if t.is
 def _random_state():
     "The state of all sources of random numbers"
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda, mps
 
 def _set_random_state(state):
-    python, numpy, cpu, cuda = state
+    python, numpy, cpu, cuda, mps = state
     random.setstate(python)
     np.random.set_state(numpy)
     torch.set_rng_state(cpu)
-    if cuda is not None: torch.cuda.set_rng_state_all(cuda)
+    if cuda is not None and torch.cuda.is_available(): torch.cuda.set_rng_state_all(cuda)
+    if mps is not None and torch.backends.mps.is_available(): torch.mps.set_rng_state(mps)
 
 def _generators(dls):
     "The random generators that the loaders have of their own"
@@ -823,6 +873,9 @@ class GradAccumCB(Callback):
 
     def cleanup_epoch(self, learn):
         if learn.training and self.count: learn.model.zero_grad()     # the epoch was canceled within a group
+
+    def state_dict(self): return dict(count=self.count)
+    def load_state_dict(self, state): self.count = state['count']
 
 class GradClipCB(Callback):
     "Scale the gradients down when their norm, taken over all of them together, is too large"

@@ -52,6 +52,16 @@ class Metric:
         "`value`, under the name that torchmetrics and torcheval use"
         return self.value
 
+    def state_dict(self):
+        "What has been added up so far, for a checkpoint"
+        return dict(total=self.total, n=self.n)
+
+    def load_state_dict(self,
+        state, # what `state_dict` has returned
+    ):
+        "Go on from there"
+        self.total, self.n = state['total'], state['n']
+
     def __repr__(self): return f'{type(self).__name__}({f"{self.value:.4f} over {self.n}" if self.n else "nothing yet"})'
 
 # %% ../nbs/12_metrics.ipynb #d543a993
@@ -117,6 +127,16 @@ class ConfusionMatrix:
     def compute(self):
         "`value`, under the name that torchmetrics and torcheval use"
         return self.value
+
+    def state_dict(self):
+        "What has been counted so far, for a checkpoint"
+        return dict(counts=self.counts)
+
+    def load_state_dict(self,
+        state, # what `state_dict` has returned
+    ):
+        "Go on from there"
+        self.counts = state['counts']
 
     def plot(self,
         names=None, # the names of the classes

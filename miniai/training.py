@@ -7,15 +7,24 @@ __all__ = ['mlp', 'logsumexp', 'log_softmax', 'nll_loss', 'cross_entropy', 'mlp_
            'Sampler', 'BatchSampler', 'collate', 'MiniDataLoader', 'set_seed', 'evaluate', 'get_dls', 'fit']
 
 # %% ../nbs/06_minibatch_training.ipynb #681856c7
+import multiprocessing
+import os
 import random
+import re
+import signal
+import threading
+from copy import copy
 from itertools import islice
 from math import isfinite
+from multiprocessing.connection import wait
 from operator import length_hint
+from traceback import clear_frames
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 # %% ../nbs/06_minibatch_training.ipynb #fa7ac297
 def mlp(
@@ -183,6 +192,132 @@ class MiniDataLoader:
     def __iter__(self):
         for idxs in self.batch_sampler: yield self.collate_fn([self.dataset[i] for i in idxs])
 
+# %% ../nbs/06_minibatch_training.ipynb #f066b0a4
+def _items(idxs):
+    "Items in words: the first few, and how many there are"
+    some = ', '.join(map(str, idxs[:5]))
+    return f'item {some}' if len(idxs) == 1 else f'items {some}' if len(idxs) < 6 else f'items {some}, … ({len(idxs)} in all)'
+
+class _Watched:
+    "Finished batches of a data set; says what it was working on when something failed"
+    def __init__(self, dl):
+        self.ds, self.collate_fn, self.init_fn, self.n, self.dead = dl.dataset, dl.collate_fn, dl.worker_init_fn, dl.num_workers, False
+        self.name = f'{dl.name} ({type(self.ds).__name__} of {length_hint(self.ds):,} items)'
+        self.width = dl.batch_size + 3      # for each worker: its process, how many items, how many of them done, which
+        self.log = (dl.multiprocessing_context or multiprocessing).RawArray('q', self.n*self.width) if self.n else None
+
+    def start(self, worker):
+        "The first thing that a worker does"
+        self.log[worker*self.width] = os.getpid()
+        object.__setattr__(get_worker_info(), 'dataset', self.ds)      # which a `worker_init_fn` may ask for
+        if self.init_fn: self.init_fn(worker)
+
+    def __getitems__(self, idxs):
+        ds, log, row = self.ds, self.log, get_worker_info().id*self.width if self.n else 0
+        many, at, items = getattr(ds, '__getitems__', None), None, []
+        if log: log[row+1:row+3+len(idxs)] = [len(idxs), 0, *map(int, idxs)]
+        try:
+            if many: items = many(idxs)
+            elif log:
+                for log[row+2], at in enumerate(idxs): items.append(ds[at])
+            else: items = [ds[(at := i)] for i in idxs]
+            many = at = None        # from here on it is all of them
+            if log: log[row+2] = len(idxs)
+            return self.collate_fn(items)
+        except Exception as e:
+            if isinstance(e, StopIteration): e = RuntimeError('an item raised StopIteration, which would look like the end of the data')
+            worker = f', in worker {row//self.width} of {self.n} (the first is 0)' if self.n else ''
+            e.add_note(f'This was at {_items(self._culprit(idxs) if many else idxs if at is None else [at])} of {self.name}{worker}')
+            raise e
+
+    def _culprit(self, idxs):
+        "The first item that cannot be had alone; all, if each of them can"
+        for i in idxs:
+            try: self.ds[i]
+            except Exception: return [i]
+        return idxs
+
+    def explain(self, e, codes):
+        "If `e` tells of workers that died, or `codes` has the exit codes of some, add what they were working on"
+        named = ''.join(re.findall(r'worker \(pid(?:\(s\))? ([\d, ]+)\)', str(e)))
+        for w in range(self.n):
+            pid, n, done, *idxs = self.log[w*self.width:(w+1)*self.width]
+            if pid not in codes and str(pid) not in named.split(', '): continue
+            code = f' with exit code {codes[pid]}' if codes.get(pid) else ''
+            at = idxs[:n] if done == n or hasattr(self.ds, '__getitems__') else [idxs[done]]
+            e.add_note(f'Worker {w} of {self.n} (the first is 0) died{code}, {"at" if done < n else "after fetching"} {_items(at)} of {self.name}. '
+                       'Usual reasons: the memory is used up (try fewer workers or smaller batches), a container has little shared memory, '
+                       'a library crashed (num_workers=0 may show where)')
+            self.dead = True
+
+# %% ../nbs/06_minibatch_training.ipynb #bc1e906d
+_watching = WeakSet()       # those with workers
+
+class _Death:
+    "What to do when a child process ends: as before, but with an explanation if it was a worker that died"
+    def __init__(self, before): self.before = before
+    def __call__(self, *args):
+        try: self.before(*args)
+        except RuntimeError as e:
+            for watched in list(_watching): watched.explain(e, {})
+            raise
+
+    @classmethod
+    def listen(cls):
+        before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, 'SIGCHLD') else None      # Windows has no such signal
+        if callable(before) and not isinstance(before, cls) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, cls(before))
+
+class _Batches:
+    "PyTorch's iterator over batches, with the death of a worker explained"
+    def __init__(self, batches, watched): self.batches, self.watched = batches, watched
+    def __getattr__(self, name): return getattr(self.batches, name)
+    def __len__(self): return len(self.batches)
+    def __iter__(self): return self
+    def __next__(self):
+        if self.batches is None: raise RuntimeError('this pass has ended with an error; begin a new one')
+        try: return next(self.batches)
+        except StopIteration: raise
+        except Exception as e:
+            if self.watched.n: self._stop(e)
+            raise
+
+    def _stop(self, e):
+        "Explain the error, and let the workers go"
+        self.watched.explain(e, self._exit_codes(e))
+        if 'DataLoader worker (pid' in str(e) and not self.watched.dead: e.add_note(f'This was a worker of {self.watched.name} that could not even begin')
+        clear_frames(e.__traceback__)       # they hold PyTorch's iterator as well, which ends its workers when nobody does
+        self.watched.dead, self.batches = True, None
+
+    def _exit_codes(self, e):
+        "Of the workers that died, if any: process → exit code"
+        workers = getattr(self.batches, '_workers', ())
+        if isinstance(e, (OSError, EOFError)):      # perhaps a connection was lost; whoever was at the other end is about to end
+            ends = wait([w.sentinel for w in workers], timeout=1)
+            for w in workers:
+                if w.sentinel in ends: w.join()
+        return {w.pid: w.exitcode for w in workers if w.exitcode}
+
+def _same(batch): return batch
+
+class _Loader(DataLoader):
+    "A `DataLoader` whose errors name the item, the data set and the worker"
+    name = 'the data set'
+    def _get_iterator(self):
+        if self.batch_size is None or isinstance(self.dataset, IterableDataset): return super()._get_iterator()
+        watched, inner = _Watched(self), copy(self)
+        vars(inner).update(dataset=watched, collate_fn=_same)
+        if not self.num_workers: return _Batches(DataLoader._get_iterator(inner), watched)
+        vars(inner).update(worker_init_fn=watched.start)
+        batches = _Batches(DataLoader._get_iterator(inner), watched)
+        _watching.add(watched)
+        _Death.listen()
+        return batches
+
+    def __iter__(self):
+        if self._iterator is not None and self._iterator.watched.dead: self._iterator = None     # fresh workers after an error
+        return super().__iter__()
+
 # %% ../nbs/06_minibatch_training.ipynb #ed623f2e
 def set_seed(
     seed:int, # from 0 to 2**32-1
@@ -251,8 +386,10 @@ def get_dls(
     "Data loaders for training and for validation"
     for name, ds in (('train_ds', train_ds), ('valid_ds', valid_ds)):
         if length_hint(ds, 1) == 0: raise ValueError(f'{name} has no items')
-    return (DataLoader(train_ds, batch_size=bs, shuffle=True, **kwargs),
-            DataLoader(valid_ds, batch_size=bs*2, **{**kwargs, 'drop_last': False}))
+    train_dl = _Loader(train_ds, batch_size=bs, shuffle=True, **kwargs)
+    valid_dl = _Loader(valid_ds, batch_size=bs*2, **{**kwargs, 'drop_last': False})
+    train_dl.name, valid_dl.name = 'train_ds', 'valid_ds'
+    return train_dl, valid_dl
 
 # %% ../nbs/06_minibatch_training.ipynb #b0cb4e7d
 def _train_epoch(model, loss_func, opt, dl, epoch):

@@ -83,14 +83,15 @@ def test_train_writes_what_came_out(tmp_path, capsys):
     assert len(rows) == 1 and .3 < float(rows[0]['valid_accuracy']) <= 1
     weights = torch.load(out/'weights.pt', weights_only=True)
     assert sorted(tuple(w.shape) for w in weights.values()) == [(10,), (10, 50), (50,), (50, 784)]
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    before = {p: p.read_bytes() for p in out.rglob('*.*') if p.is_file()}
     assert main(['train', '--epochs', '1', '--out', str(out)]) == 2
     assert 'already holds a run' in capsys.readouterr().err
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert {p: p.read_bytes() for p in out.rglob('*.*') if p.is_file()} == before
 
 @pytest.mark.parametrize('args, wanted', [
     (['--epochs', '0'], "got '0'"), (['--bs', '-1'], "got '-1'"), (['--lr', '0'], 'above 0'), (['--lr', 'nan'], 'above 0'), (['--model', 'rnn'], 'rnn'),
     (['--data', 'cats'], 'cats'), (['--out', __file__], 'is a file'),
+    (['--resume'], '--out DIR'), (['--every', '0'], "got '0'"),
 ])
 def test_bad_arguments_of_train(args, wanted, capsys):
     assert main(['train', *args]) == 2
@@ -107,3 +108,19 @@ def test_same_seed_same_history(capsys):
 def test_defaults_reach_97_percent(capsys):
     assert main(['train']) == 0
     assert float(capsys.readouterr().out.splitlines()[-1].split('%')[0]) >= 97
+
+def test_resume_keeps_the_settings(tmp_path, capsys):
+    out = str(tmp_path/'run')
+    assert main(['train', '--out', out, '--resume', '--model', 'mlp', '--epochs', '1', '--bs', '128']) == 0
+    assert 'starting from the beginning' in capsys.readouterr().err
+    assert main(['train', '--out', out, '--resume', '--bs', '64']) == 2
+    err = capsys.readouterr().err
+    assert '--bs 128' in err and 'leave out --bs' in err and err.count('\n') == 1
+    assert main(['train', '--out', out, '--resume']) == 0
+    assert 'resumed from checkpoint-' in capsys.readouterr().out
+
+def test_an_old_run_without_checkpoints_is_left_alone(tmp_path, capsys):
+    (tmp_path/'history.csv').write_text('epoch\n')
+    for more in ([], ['--resume']): assert main(['train', '--out', str(tmp_path), *more]) == 2
+    assert 'already holds a run' in (err := capsys.readouterr().err) and 'it has no checkpoints' in err
+    assert [p.name for p in tmp_path.iterdir()] == ['history.csv']

@@ -1,4 +1,5 @@
 "Named columns become batches: the same from every source, in every kind of worker, whichever way they are loaded"
+import contextlib
 import io
 import math
 import multiprocessing as mp
@@ -463,6 +464,77 @@ def test_memory_is_that_of_the_pixels():
         stored = sum(t.untyped_storage().nbytes() for t in ds.columns.values())
         assert pixels < stored <= 1.05*pixels, (stored, pixels)
 
+@pytest.fixture(scope='module')
+def bad_files():
+    "Files that are no images, or not whole ones; what comes after `as it should be` opens"
+    good = md._png(GRAY.x_train[0])
+    broken = bytearray(good)
+    broken[40] ^= 255
+    return {'empty': b'', 'signature only': good[:8], 'header only': good[:33], 'cut': good[:50], 'web page': b'<!DOCTYPE html><title>log in</title>',
+            'bit flips': bytes(broken), 'an array': np.arange(30).tobytes(), 'as it should be': good}
+
+def with_files(files, labels=None):
+    labels = list(range(len(files))) if labels is None else labels
+    features = hf.Features(image=hf.Image(), label=hf.Value('int64'))
+    return hf.Dataset.from_dict({'image': [None if b is None else {'bytes': b, 'path': None} for b in files], 'label': labels}, features=features)
+
+@pytest.mark.parametrize('what', ['empty', 'signature only', 'header only', 'cut', 'web page', 'bit flips', 'an array', 'missing'])
+def test_an_image_that_cannot_be_opened_is_named(bad_files, what, capsys):
+    good, bad = bad_files['as it should be'], bad_files.get(what)
+    ds = with_files([good]*3 + [bad] + [good])
+    with expect_error(ValueError, "image[3] of 'dev' cannot be opened: "): decode_once({'train': ds.select([0]), 'dev': ds}, progress=False)
+    capsys.readouterr()
+    out = decode_once({'train': ds.select([0]), 'dev': ds}, progress=False, on_error='skip')
+    test_eq(capsys.readouterr().out, "decode_once: left out 1 of 5 rows of 'dev', because their images cannot be opened: 3\n")
+    test_eq((out['dev']['label'], out['dev']['image'], len(out['train'])), ([0, 1, 2, 4], chw(GRAY.x_train[[0]*4]), 1))
+
+def test_the_cause_is_kept(bad_files):
+    with pytest.raises(ValueError, match='UnidentifiedImageError: cannot identify image file;') as e: decode_once({'train': with_files([b'no image'])}, progress=False)
+    assert isinstance(e.value.__cause__, OSError)
+
+@given(bad=st.sets(st.integers(0, 11)), second=st.sets(st.integers(0, 11)))
+def test_skipping_leaves_out_exactly_the_bad_rows(bad, second):
+    "Two columns of images: a row goes if either of its images cannot be opened"
+    x, features = make_raw(12).x_train, hf.Features(image=hf.Image(), other=hf.Image(), label=hf.Value('int64'))
+    def column(bad): return [{'bytes': b'?' if i in bad else md._png(im), 'path': None} for i, im in enumerate(x)]
+    ds = hf.Dataset.from_dict({'image': column(bad), 'other': column(second), 'label': list(range(12))}, features=features)
+    keep = [i for i in range(12) if i not in bad | second]
+    said = io.StringIO()
+    if len(bad) == 12 or len(second) == 12: return
+    with contextlib.redirect_stdout(said):
+        if not keep:
+            with pytest.raises(ValueError, match="none of the 12 images of 'train' can be opened"): decode_once({'train': ds}, progress=False, on_error='skip')
+            return
+        out = decode_once({'train': ds}, progress=False, on_error='skip')['train']
+    test_eq((out['label'].tolist(), out['image'], out['other']), (keep, chw(x[keep]), chw(x[keep])))
+    lost = sorted(bad | second)
+    test_eq(said.getvalue(), '' if not lost else f"decode_once: left out {len(lost)} of 12 rows of 'train', because their images cannot be opened: "
+            + ', '.join(map(str, lost[:10])) + (', …' if len(lost) > 10 else '') + '\n')
+
+def test_skipping_is_for_what_cannot_be_opened_only(bad_files):
+    "Another shape, another mode, another word are errors all the same"
+    both = {'train': table([pil(2, 3), pil(3, 2)])}
+    with expect_error(ValueError, 'one shape'): decode_once(both, progress=False, on_error='skip')
+    with expect_error(ValueError, "mode 'RGBA'"): decode_once({'train': table([pil(2, 3), pil(2, 3, 3, mode='RGBA')])}, progress=False, on_error='skip')
+    with expect_error(ValueError, "got 'ignore'"): decode_once(both, on_error='ignore')
+    with expect_error(ValueError, "none of the 2 images of 'train'"): decode_once({'train': with_files([b'', b''])}, progress=False, on_error='skip')
+
+def test_memory_error_is_not_skipped(monkeypatch):
+    def no_memory(*args): raise MemoryError
+    monkeypatch.setattr(hf.Image, 'decode_example', no_memory)
+    with pytest.raises(MemoryError): decode_once(dataset_dict(GRAY), progress=False, on_error='skip')
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_the_loader_names_what_cannot_be_opened(bad_files, num_workers):
+    "The table opens its images for each batch; batches are fetched as a whole, and the culprit is found afterwards"
+    ds = with_files([bad_files['as it should be']]*9 + [bad_files['cut']] + [bad_files['as it should be']]*3).with_transform(to_tensors)
+    batches = iter(DataLoaders.from_dd({'train': ds, 'test': ds}, 3, num_workers=num_workers).valid)
+    test_eq(next(batches)[1].tolist(), list(range(6)))
+    with pytest.raises(OSError) as e: next(batches)
+    where = 'This was at item 9 of valid_ds (Dataset of 13 items)'
+    if num_workers: assert f'{where}, in worker 1 of 2' in str(e.value)
+    else: test_eq(e.value.__notes__, [where])
+
 def test_columns_of_numbers():
     ds = table([pil(2, 2)]*3, i=('int16', [1, -2, 3]), u=('uint8', [200, 0, 9]), f=('float64', [.5, None, 2.]), b=('bool', [True, False, True]))
     out = decode_once({'train': ds}, progress=False)['train']
@@ -492,7 +564,7 @@ def test_modes():
         with expect_error(ValueError, f"mode '{im.mode}'"): decode_once({'train': table([gray, im])}, progress=False)
         decode_once({'train': table([gray, im])}, mode='RGB', progress=False)
     with expect_error(ValueError, 'at image[1]'): decode_once({'train': table([gray, pil(3, 2)])}, progress=False)
-    with expect_error(ValueError, 'image[1] has no image'): decode_once({'train': table([gray, None])}, progress=False)
+    with expect_error(ValueError, "image[1] of 'train' cannot be opened: ValueError: there is no image"): decode_once({'train': table([gray, None])}, progress=False)
 
 def test_limit():
     dd = dataset_dict(GRAY)

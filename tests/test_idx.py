@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 import urllib.request
 import warnings
@@ -648,3 +649,135 @@ def test_cache_that_cannot_be_written(tiny, server, tmp_path):
 def test_mirrors():
     assert len(MIRRORS) >= 2 and len({m.split('/')[2] for m in MIRRORS}) == len(MIRRORS)
     assert all(m.startswith(('http://', 'https://')) and m.endswith('/') for m in MIRRORS)
+
+
+# ---- bad luck on the way into the cache
+
+def reset(h):
+    "Send a half, then have the connection break off hard"
+    answer(PACKED[:len(PACKED)//2], size=len(PACKED))(h)
+    h.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    h.connection.close()
+
+
+def test_connection_breaks_off(server, tmp_path):
+    server.answers |= {'/bad/x.gz': reset, '/good/x.gz': answer(PACKED)}
+    with pytest.raises(OSError, match='x.gz could not be downloaded'): fetch_idx('x.gz', tmp_path, SHA, [f'{server.url}/bad'])
+    test_eq(os.listdir(tmp_path), [])
+    test_eq(fetch_idx('x.gz', tmp_path, SHA, [f'{server.url}/bad', f'{server.url}/good']).read_bytes(), PACKED)
+
+
+def serve_tiny(server, tiny, tmp_path, at='/good'):
+    for file in fill(tmp_path/'source', tiny).iterdir(): server.answers[f'{at}/{file.name}'] = answer(file.read_bytes())
+
+
+def test_captive_portal(tiny, server, tmp_path):
+    "A page to log in to the network comes in place of each file, with status 200; after the login all is well"
+    page = answer(b'\n<html><body>Welcome to our hotel! Please accept our terms.</body></html>')
+    for name in tiny: server.answers[f'/good/{name}.gz'] = page
+    with pytest.raises(FileNotFoundError, match='looks like a web page, perhaps one to log in to a network') as e: load(mirrors=[f'{server.url}/good'])
+    assert 'train-images-idx3-ubyte.gz' in str(e.value) and 'Ways to get it' in str(e.value)
+    cache = tmp_path/'xdg'/'miniai'/'fashion-mnist'
+    test_eq(os.listdir(cache), [])
+    serve_tiny(server, tiny, tmp_path)
+    test_eq([x[0, 0] for x in load(mirrors=[f'{server.url}/good'])[0][:4]], [0, 1, 2, 3])
+    test_eq(sorted(os.listdir(cache)), sorted(f'{name}.gz' for name in tiny))
+
+
+@pytest.fixture(params=['fake', 'real'])
+def full_disk(request, tmp_path, monkeypatch):
+    "A folder on a disk with hardly any room, and a function that makes more room"
+    folder = tmp_path/'disk'
+    folder.mkdir()
+    if request.param == 'real':
+        size = 'mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(folder)
+        if sys.platform != 'linux' or os.geteuid() or subprocess.run(size, capture_output=True).returncode: pytest.skip('may not mount a small disk here')
+        yield folder, lambda: subprocess.run(['mount', '-o', 'remount,size=8m', str(folder)], check=True)
+        subprocess.run(['umount', str(folder)], check=True)
+    else:
+        real = open
+        class Full:
+            def __init__(self, f): self.f = f
+            def __getattr__(self, name): return getattr(self.f, name)
+            def __enter__(self): return self
+            def __exit__(self, *args): self.f.close()
+            def write(self, b):
+                self.f.write(b[:10])
+                raise OSError(28, 'No space left on device')
+        def full(path, mode='r', *args): return Full(real(path, mode, *args)) if mode == 'xb' else real(path, mode, *args)
+        monkeypatch.setattr(idx, 'open', full, raising=False)
+        yield folder, lambda: monkeypatch.setattr(idx, 'open', real, raising=False)
+
+
+def test_disk_full(server, full_disk):
+    "It is said so at once, no other mirror is asked, nothing is left, and with more room it works"
+    folder, more_room = full_disk
+    noise = make(0x08, (1 << 20,), np.random.default_rng(0).bytes(1 << 20))
+    server.answers |= {'/a/x.gz': answer(gzip.compress(noise)), '/b/x.gz': answer(gzip.compress(noise))}
+    sha, mirrors = hashlib.sha256(noise).hexdigest(), [f'{server.url}/a', f'{server.url}/b']
+    with pytest.raises(OSError, match='no space left for x.gz; free some') as e: fetch_idx('x.gz', folder, sha, mirrors)
+    test_eq((e.value.errno, e.value.filename, server.asked), (28, str(folder), ['/a/x.gz']))
+    test_eq(os.listdir(folder), [])
+    more_room()
+    test_eq(read_idx(fetch_idx('x.gz', folder, sha, mirrors)).shape, (1 << 20,))
+
+
+def test_disk_full_is_not_called_missing(tiny, server, tmp_path, monkeypatch):
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(idx, '_download', full)
+    with pytest.raises(OSError, match='no space left for train-images') as e: load(mirrors=['http://127.0.0.1'])
+    assert not isinstance(e.value, FileNotFoundError)
+
+
+def endless_wait(h):
+    answer(PACKED[:40], size=len(PACKED))(h)
+    h.wfile.flush()
+    h.server.waiting.set()
+    h.server.go_on.wait(60)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system has no fork')
+def test_killed_in_the_middle_of_a_download(server, tmp_path):
+    "What it leaves never has the name of the file; the next attempt works, and later ones sweep it away"
+    server.waiting, server.go_on = threading.Event(), threading.Event()
+    server.answers |= {'/slow/x.gz': endless_wait, '/good/x.gz': answer(PACKED)}
+    child = multiprocessing.get_context('fork').Process(target=fetch_idx, args=('x.gz', tmp_path, SHA, [f'{server.url}/slow']))
+    child.start()
+    assert server.waiting.wait(60)
+    end = time.monotonic() + 60
+    while not os.listdir(tmp_path) and time.monotonic() < end: time.sleep(0.01)
+    child.kill()
+    child.join(60)
+    server.go_on.set()
+    left = os.listdir(tmp_path)
+    assert len(left) == 1 and left[0].endswith('.part')
+    fetch_idx('x.gz', tmp_path, SHA, [f'{server.url}/good'])
+    test_eq(sorted(os.listdir(tmp_path)), sorted(['x.gz', *left]))            # it might still be at work
+    os.utime(tmp_path/left[0], (0, 0))
+    (tmp_path/'other.gz.1.part').write_bytes(b'')
+    os.utime(tmp_path/'other.gz.1.part', (0, 0))
+    fetch_idx('x.gz', tmp_path, SHA, [f'{server.url}/good'])
+    test_eq(sorted(os.listdir(tmp_path)), ['other.gz.1.part', 'x.gz'])
+
+
+def first_use(url, barrier, results, i):
+    barrier.wait(60)
+    raw = load_raw('fashion_mnist', say=None, mirrors=[f'{url}/bad', f'{url}/good'])
+    results[i] = sum((x[0, 0] == k) + x.size for k, x in enumerate(raw[:4]))
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system has no fork')
+def test_eight_processes_use_the_cache_for_the_first_time(tiny, server, tmp_path):
+    "From a mirror that breaks off and one that works: one good copy of each file, and nothing else"
+    serve_tiny(server, tiny, tmp_path)
+    server.answers |= {f'/bad/{name}.gz': reset for name in tiny}
+    context = multiprocessing.get_context('fork')        # so that they know the tiny files
+    barrier, results = context.Barrier(8), context.Array('i', 8)
+    workers = [context.Process(target=first_use, args=(server.url, barrier, results, i), daemon=True) for i in range(8)]
+    for w in workers: w.start()
+    for w in workers: w.join(120)
+    test_eq([w.exitcode for w in workers], [0]*8)
+    test_eq(list(results), [4 + 4*6]*8)
+    cache = tmp_path/'xdg'/'miniai'/'fashion-mnist'
+    test_eq(sorted(os.listdir(cache)), sorted(f'{name}.gz' for name in tiny))
+    for name in tiny: test_eq((cache/f'{name}.gz').read_bytes(), (tmp_path/'source'/f'{name}.gz').read_bytes())
