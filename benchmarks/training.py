@@ -12,7 +12,9 @@ Each contestant trains the same `simple_cnn` (five convolutions) with SGD on 60,
 Then each callback that is present but has nothing to do: what it adds to a batch is measured on its own, over thousands of batches of a model
 that does nothing, and set against the time of a batch of the bare loop.
 
-Exits with 1 if ours takes more than 1.05 of the bare loop, or an idle callback more than 0.5 % of a batch.
+Then a checkpoint: what `CheckpointCB` takes at the end of an epoch, the wait for the disk included, against the time of the bare epoch.
+
+Exits with 1 if ours takes more than 1.05 of the bare loop, an idle callback more than 0.5 % of a batch, or a checkpoint more than 1 % of an epoch.
 """
 import argparse
 import contextlib
@@ -24,6 +26,7 @@ import platform
 import pty
 import statistics
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -34,11 +37,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from miniai.callbacks import EVENTS, STEPS, Callback
+from miniai.checkpoint import CheckpointCB
 from miniai.conv import simple_cnn
 from miniai.datasets import DataLoaders, load_decoded
 from miniai.learner import Accuracy, DeviceCB, Learner, MetricsCB, ProgressCB, TrainCB
 
-BS, LR, LIMIT, IDLE_LIMIT = 256, 0.2, 1.05, 0.005
+BS, LR, LIMIT, IDLE_LIMIT, CHECKPOINT_LIMIT = 256, 0.2, 1.05, 0.005, 0.01
 
 
 class Data:
@@ -196,7 +200,6 @@ for _event in EVENTS:
 class Nothing(Callback): "Hears nothing"
 
 
-
 class NoStep(Learner):
     "A Learner for which predictions, loss and gradients are there already"
     def predict(self): self.preds = self.batch[0]
@@ -230,6 +233,28 @@ def idle(repeats=15, n=2000):
     return found
 
 
+class Timed(CheckpointCB):
+    "Notes how long each checkpoint takes"
+    def before_fit(self, learn):
+        self.times = []
+        super().before_fit(learn)
+    def _save(self, learn):
+        start = time.perf_counter()
+        state = super()._save(learn)
+        self.times.append(time.perf_counter() - start)
+        return state
+
+
+def checkpoint(epochs=20):
+    "Seconds for the checkpoint at the end of an epoch, the median of several; few images, as their number does not matter"
+    dls = DataLoaders.from_dd(Data(2560).decoded, BS)
+    with tempfile.TemporaryDirectory() as folder:
+        cb = Timed(folder)
+        learn = Learner(simple_cnn(), dls, F.cross_entropy, LR, [TrainCB(), DeviceCB('cpu'), MetricsCB(accuracy=Accuracy()), cb])
+        with contextlib.redirect_stdout(io.StringIO()): learn.fit(epochs)
+    return statistics.median(cb.times)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--only', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS), help='contestants; the bare loop always takes part')
@@ -255,12 +280,16 @@ def main():
     print(f'\n| idle callback | microseconds per batch | share of a batch ({batch*1e3:.1f} ms) |\n|---|---:|---:|')
     shares = {name: t/batch for name, t in idle().items()}
     for name, share in shares.items(): print(f'| {name} | {share*batch*1e6:.1f} | {share:.3%} |')
+    took = checkpoint()
+    saving = took/statistics.median(base)
+    print(f'\nA checkpoint at the end of each epoch takes {took*1e3:.1f} ms, {saving:.2%} of a bare epoch.')
     if args.json:
-        with open(args.json, 'w') as f: json.dump(dict(epoch=table, idle=shares, raw=results), f, indent=1)
+        with open(args.json, 'w') as f: json.dump(dict(epoch=table, idle=shares, checkpoint=saving, raw=results), f, indent=1)
 
     failed = [f'ours takes {table["ours"]["ratio"]:.3f} of the bare loop, more than {LIMIT}'] if table.get('ours', {'ratio': 0})['ratio'] > LIMIT else []
     failed += [f'an idle callback ({name}) takes {share:.2%} of a batch, more than {IDLE_LIMIT:.1%}' for name, share in shares.items()
                if share > IDLE_LIMIT and not name.startswith('ten')]
+    failed += [f'a checkpoint takes {saving:.2%} of an epoch, more than {CHECKPOINT_LIMIT:.0%}'] if saving > CHECKPOINT_LIMIT else []
     for line in failed: print(f'FAILED: {line}')
     sys.exit(bool(failed))
 

@@ -473,7 +473,6 @@ def _set_metric_state(m, state):
     if isinstance(m, nn.Module):
         for name, o in _torchmetrics(m):
             for k, v in state[name].items(): setattr(o, k, v)
-            o._computed = None
     elif hasattr(m, 'load_state_dict'): m.load_state_dict(state)
     else: vars(m).update(state)
 

@@ -587,6 +587,15 @@ def test_overwriting_keeps_the_old_file(saved, monkeypatch):
     test_eq(path.read_bytes() == before, True)
     test_eq([p.name for p in path.parent.iterdir()], [path.name])
 
+def test_the_file_is_on_the_disk_before_it_gets_its_name(saved, monkeypatch):
+    learn, path = saved
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, 'fsync', lambda fd: (done.append(os.readlink(f'/proc/self/fd/{fd}') if sys.platform == 'linux' else 'file'), fsync(fd)))
+    monkeypatch.setattr(os, 'replace', lambda a, b: (done.append('replace'), replace(a, b)))
+    learn.save(path)
+    assert done[1] == 'replace' and len(done) == 3
+    if sys.platform == 'linux': assert done[0].endswith('.tmp') and done[2] == str(path.parent)
+
 @linux
 def test_read_only_folder(tmp_path):
     code = '''
@@ -658,6 +667,15 @@ def test_the_second_signal_is_obeyed_at_once(tmp_path):
     cb = Twice()
     with pytest.raises(KeyboardInterrupt): make([CheckpointCB(tmp_path), cb]).fit(1)
     test_eq(cb.after, False)
+
+def test_a_worker_process_does_not_write_checkpoints(monkeypatch):
+    signals, called = checkpoint._Signals(), []
+    signals.start(called.append)
+    try:
+        monkeypatch.setattr(signals, 'pid', 0)      # as if this process had been forked off
+        with pytest.raises(KeyboardInterrupt): signal.raise_signal(signal.SIGINT)
+    finally: signals.stop()
+    test_eq(called, [])
 
 def test_in_a_thread_signals_are_left_alone(tmp_path):
     handlers, seen = signal.getsignal(signal.SIGTERM), []
@@ -854,6 +872,8 @@ def test_tensorboard(tmp_path):
     learn = build(CheckpointCB(tmp_path/'run', every=2))
     learn.add_cbs(Stumble('before_batch', 1, 3))
     with pytest.raises(RuntimeError): learn.fit(2)
+    run(tmp_path/'run', build, resume=tmp_path/'run', epochs=2)
+    for p in checkpoints(tmp_path/'run')[-1:]: p.unlink()       # go back to the middle of the last epoch, which has been logged
     resumed = run(tmp_path/'run', build, resume=tmp_path/'run', epochs=2)
     events = EventAccumulator(str(tmp_path/'tb')).Reload()
     batches = events.Scalars('train_loss/batch')
