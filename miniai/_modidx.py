@@ -804,6 +804,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'miniai.training._check_loss': ('minibatch_training.html#_check_loss', 'miniai/training.py'),
                                  'miniai.training._check_shape': ('minibatch_training.html#_check_shape', 'miniai/training.py'),
                                  'miniai.training._describe': ('minibatch_training.html#_describe', 'miniai/training.py'),
+                                 'miniai.training._end_with': ('minibatch_training.html#_end_with', 'miniai/training.py'),
+                                 'miniai.training._exists': ('minibatch_training.html#_exists', 'miniai/training.py'),
                                  'miniai.training._forward': ('minibatch_training.html#_forward', 'miniai/training.py'),
                                  'miniai.training._items': ('minibatch_training.html#_items', 'miniai/training.py'),
                                  'miniai.training._need_batches': ('minibatch_training.html#_need_batches', 'miniai/training.py'),

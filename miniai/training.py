@@ -13,6 +13,7 @@ import random
 import re
 import signal
 import threading
+import time
 from copy import copy
 from itertools import islice
 from math import isfinite
@@ -198,16 +199,32 @@ def _items(idxs):
     some = ', '.join(map(str, idxs[:5]))
     return f'item {some}' if len(idxs) == 1 else f'items {some}' if len(idxs) < 6 else f'items {some}, … ({len(idxs)} in all)'
 
+def _exists(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except PermissionError: pass
+    return True
+
+def _end_with(pid):
+    "In a worker: end when the process `pid` is gone. PyTorch's own check misses one that is killed while the worker starts"
+    parent = os.getppid()
+    def watch():
+        while os.getppid() == parent and _exists(pid): time.sleep(1)
+        os._exit(1)
+    if os.name == 'posix': threading.Thread(target=watch, daemon=True).start()
+
 class _Watched:
     "Finished batches of a data set; says what it was working on when something failed"
     def __init__(self, dl):
         self.ds, self.collate_fn, self.init_fn, self.n, self.dead = dl.dataset, dl.collate_fn, dl.worker_init_fn, dl.num_workers, False
         self.name = f'{dl.name} ({type(self.ds).__name__} of {length_hint(self.ds):,} items)'
+        self.main = os.getpid()
         self.width = dl.batch_size + 3      # for each worker: its process, how many items, how many of them done, which
         self.log = (dl.multiprocessing_context or multiprocessing).RawArray('q', self.n*self.width) if self.n else None
 
     def start(self, worker):
         "The first thing that a worker does"
+        _end_with(self.main)
         self.log[worker*self.width] = os.getpid()
         object.__setattr__(get_worker_info(), 'dataset', self.ds)      # which a `worker_init_fn` may ask for
         if self.init_fn: self.init_fn(worker)

@@ -485,3 +485,26 @@ def test_same_seed_same_bits():
         assert res.returncode == 0, res.stderr
         lines += res.stdout.splitlines()
     test_eq((len(lines), len(set(lines))), (3, 1))
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='looks into /proc')
+@pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
+def test_workers_end_when_the_program_is_killed_while_they_start(method, tmp_path):
+    (tmp_path/'program.py').write_text(f'''
+import os, signal, sys, time
+from miniai.training import Dataset, get_dls
+def killer(worker):
+    os.kill(int(os.environ['MAIN']), signal.SIGKILL)
+    time.sleep(0.5)
+if __name__ == '__main__':
+    os.environ['MAIN'] = str(os.getpid())
+    dl = get_dls(Dataset(range(8), range(8)), Dataset(range(8), range(8)), 2, num_workers=2, worker_init_fn=killer, multiprocessing_context={method!r})[0]
+    list(dl)
+''')
+    p = subprocess.Popen([sys.executable, tmp_path/'program.py'], start_new_session=True, stderr=subprocess.DEVNULL)
+    assert p.wait(60) == -9
+    def left():
+        stats = [o.read_text().rpartition(')')[2].split() for o in Path('/proc').glob('[0-9]*/stat') if o.exists()]
+        return [s for s in stats if int(s[3]) == p.pid and s[0] != 'Z']
+    stop = time.monotonic() + 15
+    while left() and time.monotonic() < stop: time.sleep(0.1)
+    assert not left()
