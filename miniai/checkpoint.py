@@ -15,6 +15,7 @@ import os
 import pickle
 import re
 import signal
+import sys
 import threading
 import uuid
 import warnings
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from . import __version__
 from .callbacks import Callback, CancelEpochException, CancelFitException
@@ -37,13 +39,16 @@ class _SchedCB(Callback):
     def __init__(self,
         sched, # makes a scheduler of `torch.optim.lr_scheduler` from an optimizer
     ): self.sched = sched
-    def before_fit(self, learn): self.schedo = self.sched(learn.opt)
+    def before_fit(self, learn):
+        self.schedo = self.sched(learn.opt) if learn.train else None
+        if isinstance(self.schedo, ReduceLROnPlateau):
+            raise TypeError(f'{_name(self)} gives no metric to its scheduler, which ReduceLROnPlateau wants; write a callback that calls schedo.step(metric)')
+        if learn.train: learn.opt._opt_called = True     # or PyTorch warns if gradients are accumulated before the first step
     def _step(self, learn):
         if learn.training: self.schedo.step()
-    def state_dict(self): return self.schedo.state_dict()
+    def state_dict(self): return self.schedo.state_dict() if self.schedo else {}
     def load_state_dict(self, state):
-        self.schedo.load_state_dict(state)
-        self.schedo.optimizer._opt_called = True     # or PyTorch warns of a schedule that is ahead of its optimizer
+        if self.schedo: self.schedo.load_state_dict(state)
 
 class BatchSchedCB(_SchedCB):
     "Change the learning rate after each training batch"
@@ -82,7 +87,8 @@ def _set_random(state, dls):
     version, words, extra = state['python']
     kind, keys, *rest = state['numpy']
     _set_random_state(((version, tuple(words.tolist()), extra), (kind, keys.numpy().astype(np.uint32), *rest), state['cpu'], *state['devices']))
-    for g, o in zip(_generators(dls), state['loaders'], strict=True): g.set_state(o)
+    if len(found := _generators(dls)) == len(state['loaders']):      # if not, these are other loaders
+        for g, o in zip(found, state['loaders'], strict=True): g.set_state(o)
 
 # %% ../nbs/14_checkpoint.ipynb #12054247
 _FORMAT = 1     # of the files; a larger number comes from a newer miniai
@@ -117,6 +123,8 @@ def _run_state(learn, position=None):
 class CheckpointError(ValueError):
     "A file that cannot be used as a checkpoint: the message says which, why, and what to do"
 
+class _DamageError(CheckpointError): "The file is not what was written"
+
 def _shape(t): return f'{tuple(t.shape)} {str(t.dtype).removeprefix("torch.")}' if isinstance(t, torch.Tensor) else _name(t)
 
 def _misfits(model, state):
@@ -140,6 +148,12 @@ def _check_run(learn, state, path):
         raise CheckpointError(f'{path} was made with the optimizer {opt["kind"]}, this fit has {_name(learn.opt)}; give the Learner the same opt_func')
     if opt and groups and [len(g['params']) for g in opt['state']['param_groups']] != [len(g['params']) for g in groups]:
         raise CheckpointError(f'{path}: its optimizer has other groups of parameters than that of this fit; give the Learner the same opt_func')
+    for k, cb in _stateful(learn).items():
+        have, want = list(getattr(cb, 'all_metrics', {})), list(state['callbacks'].get(k, {}).get('metrics', {}))
+        if k in state['callbacks'] and set(have) != set(want):
+            raise CheckpointError(f'{path} has the metrics {", ".join(want)}, this fit has {", ".join(have)}; give it the same')
+    if state['position'] and len(state['random']['loaders']) != len(_generators(learn.dls)):
+        raise CheckpointError(f'{path}: its loaders had {len(state["random"]["loaders"])} random generators of their own, those of this fit have {len(_generators(learn.dls))}')
     for what, a, b in (('has the state of', state['callbacks'], _stateful(learn)), ('has nothing for', _stateful(learn), state['callbacks'])):
         if state['position'] and (lost := [k for k in a if k not in b]):
             raise CheckpointError(f'{path} {what} {", ".join(lost)}: go on with the callbacks that the run was started with')
@@ -155,7 +169,7 @@ def _set_model(model, saved):
 def _set_run(learn, state, callbacks=True):
     "Make the Learner what it was when `_run_state` looked at it, but for the random numbers"
     _set_model(learn.model, state['model'])
-    if state['opt']: learn.opt.load_state_dict(state['opt']['state'])
+    if state['opt'] and learn.opt is not None: learn.opt.load_state_dict(state['opt']['state'])
     saved, history = state['history'], learn.history
     history[:] = [dict(row) for row in saved['rows']]
     history.losses, history.ends = saved['losses'].tolist(), list(saved['ends'])
@@ -216,10 +230,10 @@ def _open_sealed(data, path):
     "Raise a `CheckpointError` if the bytes are not what has been sealed; returns the format"
     found = _SEAL.search(data, max(0, len(data) - 128))
     if not found or data[found.start() - 2:found.start()] != len(found[0]).to_bytes(2, 'little'):
-        raise CheckpointError(f'{path} does not end with the seal of a miniai checkpoint: it is something else, or it was cut short')
+        raise _DamageError(f'{path} does not end with the seal of a miniai checkpoint: it is something else, or it was cut short')
     sha = hashlib.sha256(memoryview(data)[:found.start() - 2])
     sha.update(b'\0\0' + found[1])
-    if sha.hexdigest().encode() != found[2]: raise CheckpointError(f'{path} is damaged: its content does not have the digest that it was sealed with')
+    if sha.hexdigest().encode() != found[2]: raise _DamageError(f'{path} is damaged: its content does not have the digest that it was sealed with')
     return int(found[1])
 
 def read_checkpoint(
@@ -250,6 +264,7 @@ def load(self:Learner,
     state = read_checkpoint(path)
     if 'position' not in state: raise CheckpointError(f'{path} holds weights alone; use load_weights')
     if state['opt'] and self.opt is None: self._new_opt(None)
+    if not state['opt'] and self.opt_func: self.opt = None
     state['position'] = None
     _check_run(self, state, path)
     _set_run(self, state)
@@ -332,6 +347,11 @@ class _ResumeCB(Callback):
     def _check_passes(self, learn):
         want, have = self.position['passes'], _passes(learn)
         if want != have: raise CheckpointError(f'{self.path} was made by fit(train={want[0]}, valid={want[1]}), this is fit(train={have[0]}, valid={have[1]})')
+        n, planned = learn.n_epochs, self.position['n_epochs']
+        scheduled = any(isinstance(cb, _SchedCB) for cb in learn._active())
+        if n < planned or n > planned and scheduled:
+            why = 'its schedule was made for that' if scheduled else 'it would end too early'
+            raise CheckpointError(f'{self.path} was made by a fit of {planned} epochs, this is one of {n}; {why}, so go on with fit({planned}, ...)')
 
 def _passes(learn): return [learn.train, learn.valid]
 
@@ -347,17 +367,18 @@ def checkpoints(
     folder, # where a `CheckpointCB` writes
 )->list: # paths; the newest is the last
     "The checkpoints in a folder, without looking into them"
-    return sorted(Path(folder).glob('checkpoint-[0-9]*.pt'), key=lambda p: int(re.sub(r'\D', '', p.name)))
+    return sorted((p for p in Path(folder).glob('checkpoint-*.pt') if re.fullmatch(r'checkpoint-\d+\.pt', p.name)), key=_number)
+
+def _number(path): return int(path.stem.removeprefix('checkpoint-'))
 
 def _newest(folder):
     "The newest checkpoint that can be read, and its path; damaged ones get another name"
     damaged = []
     for path in reversed(found := checkpoints(folder)):
         try: return read_checkpoint(path), path
-        except CheckpointError as e:
-            if 'newer miniai' in str(e): raise
-            damaged.append((path, e))
-            path.rename(path.with_name(f'{path.name}.damaged'))
+        except _DamageError as e:
+            damaged.append(path)
+            path.replace(path.with_name(f'{path.name}.damaged'))
             print(str(e).replace(str(path), path.name), f'It is now called {path.name}.damaged; trying the one before.', sep='\n  ')
     if not found: raise FileNotFoundError(f'there is no checkpoint in {folder}; leave out resume to start a new run')
     raise CheckpointError(f'none of the {len(damaged)} checkpoints in {folder} can be read')
@@ -383,7 +404,8 @@ class _Signals:
     def start(self, called):
         self.pid, self.called = os.getpid(), called
         if threading.current_thread() is threading.main_thread():
-            for signum in _SIGNALS: self.old[signum] = signal.signal(signum, self._came)
+            heard = [o for o in _SIGNALS if signal.getsignal(o) is not signal.SIG_IGN]      # what is ignored stays ignored
+            for signum in heard: self.old[signum] = signal.signal(signum, self._came)
     def stop(self):
         for signum, old in self.old.items(): signal.signal(signum, signal.SIG_DFL if old is None else old)
         self.old = {}
@@ -392,7 +414,7 @@ class _Signals:
         self.called(signum)
 
 # %% ../nbs/14_checkpoint.ipynb #a297b9ac
-_SMALLER, _LARGER = ('loss', 'error', 'mse', 'mae', 'perplexity'), ('acc', 'f1', 'precision', 'recall', 'auc', 'auroc', 'iou', 'score', 'r2')
+_SMALLER, _LARGER = ('loss', 'error', 'mse', 'mae', 'perplexity'), ('acc', 'f1', 'precision', 'recall', 'auc', 'auroc', 'iou', 'r2')
 
 def _sign(metric, mode):
     "1 if a larger value of the metric is better, -1 if a smaller one is"
@@ -415,11 +437,14 @@ def _is_best(rows, metric, mode):
     return not math.isnan(last) and all(math.isnan(v) or sign*last > sign*v for v in before)
 
 # %% ../nbs/14_checkpoint.ipynb #a4180b30
+_locked = set()     # folders that this process writes to
+
 def _lock(folder):
     "A file that says that this process writes to `folder`; an error if another one does. Released when the process ends, however it does"
     try:
         import fcntl
     except ImportError: return None     # Windows has no such locks
+    if folder in _locked: raise RuntimeError(f'another Learner is writing checkpoints to {folder}; choose another folder')
     try: file = open(folder/'.lock', 'a')
     except OSError as e: raise type(e)(e.errno, f'{folder} cannot be written to: {e.strerror}; choose another folder for the checkpoints') from e
     try: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -427,6 +452,7 @@ def _lock(folder):
         file.close()
         raise RuntimeError(f'another process is writing checkpoints to {folder}; wait for it, stop it, or choose another folder') from e
     except OSError: pass                # a file system without locks
+    _locked.add(folder)
     return file
 
 class CheckpointCB(Callback):
@@ -443,20 +469,25 @@ class CheckpointCB(Callback):
             if n is not None and n < 1: raise ValueError(f'{name} must be 1 or more, got {n}')
         if best: _sign(best, mode)
         self.path, self.every, self.keep, self.best, self.mode = Path(path), every, keep, best, mode
-        self.signals, self.lock, self.signum, self.own = _Signals(), None, None, False
+        self.signals, self.lock, self.learn, self.own = _Signals(), None, None, None     # own: the Learner whose checkpoints are in the folder
 
     def before_fit(self, learn):
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self.learn is not None: raise RuntimeError('this CheckpointCB is in the middle of another fit; make one for each Learner')
+        self.folder = self.path.expanduser().absolute()      # wherever the process may go
+        self.folder.mkdir(parents=True, exist_ok=True)
         if any(getattr(dl, 'persistent_workers', False) for dl in (getattr(learn.dls, o, None) for o in ('train', 'valid'))):
             warnings.warn('persistent_workers=True: these workers keep random numbers that no checkpoint can hold, so a resumed run may differ in '
                           'random transforms', stacklevel=2)
-        self.lock, self.learn, self.signum, self.saved, self.leaving = _lock(self.path), learn, None, None, False
-        going_on = self.own or learn._resumed_at and learn._resumed_at['folder'] == self.path.resolve()
-        if not going_on and (found := checkpoints(self.path)):
+        self.lock = _lock(self.folder)
+        self.learn, self.signum, self.saved, self.leaving, self.unsaved = learn, None, None, False, None
+        going_on = self.own is learn or learn._resumed_at and learn._resumed_at['folder'] == self.folder.resolve()
+        if not going_on and (found := checkpoints(self.folder)):
             raise FileExistsError(f'{self.path} already holds {len(found)} checkpoints of another run: go on with it, fit(..., resume={str(self.path)!r}), '
                                   'or choose another folder')
-        for temp in self.path.glob('.*.pt.*.tmp'): temp.unlink()     # of a process that was killed while it wrote
-        self.own, self.first = True, len(learn.history) if learn._resumed_at is None else learn._resumed_at['first']
+        for temp in self.folder.glob('.*.pt.*.tmp'): temp.unlink()     # of a process that was killed while it wrote
+        if learn._resumed_at: self.first = learn._resumed_at['first']
+        elif self.own is not learn: self.first = len(learn.history)
+        self.own = None
         self._mark(learn, 0 if learn._resumed_at is None else learn._resumed_at['epoch'])
         if learn._resumed_at is None: self._save(learn)
         self.signals.start(self._came)
@@ -466,6 +497,8 @@ class CheckpointCB(Callback):
         again = at and at['training'] is learn.training and at['epoch'] == learn.epoch
         self.start = at['start'] if again else _plain(_random(learn.dls))
         self._mark(learn, learn.epoch, learn.training, learn.iter + 1)
+        if self.unsaved not in (None, learn.epoch) and not again: self._save(learn)     # the end of the last epoch was canceled
+        self.unsaved = learn.epoch
         if self.signum: self._leave(learn)
 
     def after_batch(self, learn):
@@ -476,29 +509,37 @@ class CheckpointCB(Callback):
     def after_epoch(self, learn):
         if learn.training and learn.valid: return      # the epoch goes on
         self._mark(learn, learn.epoch + 1)
-        state = self._save(learn)
         rows = learn.history[self.first:]
-        if self.best and rows and _is_best(rows, self.best, self.mode): _write(self.path/'best.pt', state)
+        if self.best and rows and _is_best(rows, self.best, self.mode): _write(self.folder/'best.pt', _run_state(learn, self.position))
+        self._save(learn)
         if self.signum: self._leave(learn)
 
+    def after_fit(self, learn):
+        if self.unsaved is not None:
+            self._mark(learn, learn.n_epochs)
+            self._save(learn)
+
     def cleanup_fit(self, learn):
+        if self.learn is not learn: return      # before_fit has refused
+        if sys.exc_info()[0] is None: self.own = learn     # it has not failed, so the next fit may write there too
         self.signals.stop()
-        if self.lock: self.lock.close()
+        if self.lock:
+            self.lock.close()
+            _locked.discard(self.folder)
         self.lock = self.learn = None
         if self.signum and not self.leaving: raise _stop_by(self.signum)     # it came after the last batch
 
     def _mark(self, learn, epoch, training=None, done=0):
         "Note where the fit is; `training` is None between epochs"
-        self.position = dict(epoch=epoch, training=training, done=done, passes=_passes(learn), first=self.first)
+        self.position = dict(epoch=epoch, training=training, done=done, passes=_passes(learn), n_epochs=learn.n_epochs, first=self.first)
         if training is not None: self.position |= dict(start=self.start, batches=length_hint(learn.dl))
 
     def _save(self, learn):
-        state, found = _run_state(learn, self.position), checkpoints(self.path)
-        n = int(re.sub(r'\D', '', found[-1].name)) + 1 if found else 0
-        _write(self.path/f'checkpoint-{n:06}.pt', state)
-        for old in checkpoints(self.path)[:-self.keep] if self.keep else []: old.unlink()
-        self.saved = self.position
-        return state
+        found = checkpoints(self.folder)
+        n = _number(found[-1]) + 1 if found else 0
+        _write(self.folder/f'checkpoint-{n:06}.pt', _run_state(learn, self.position))
+        for old in checkpoints(self.folder)[:-self.keep] if self.keep else []: old.unlink()
+        self.saved, self.unsaved = self.position, None
 
     def _came(self, signum):
         "A signal: stop now if the last batch is finished and the next one does not exist yet, soon if not"
@@ -552,33 +593,45 @@ def _read_rows(path):
     end = text.rfind('\n') + 1
     return list(csv.reader(io.StringIO(text[:end], newline=''))), text[end:]
 
+def _without_time(table):
+    "The rows without the column `time`, which is another one if an epoch is done again"
+    at = table[0].index('time') if table and 'time' in table[0] else None
+    return [[v for i, v in enumerate(row) if i != at] for row in table]
+
 class CSVLoggerCB(Callback):
     "Append each finished epoch to a table in a file, and write it to the disk at once"
     def __init__(self,
         path, # the file; one that exists is continued if it holds the history of this Learner, and refused if not
-    ): self.path = Path(path)
+    ): self.given = Path(path)
 
-    def before_fit(self, learn): self.columns = None
+    def before_fit(self, learn): self.columns, self.path = None, self.given.expanduser().absolute()
     def before_epoch(self, learn):
         if self.columns is None: self._open(learn)
     def after_fit(self, learn):
         if self.columns is None and learn._resumed_at: self._open(learn)       # there was nothing left to do
-    def after_epoch(self, learn):
-        if learn.training and learn.valid: return
-        if learn.history.columns != self.columns: self._write_all(learn)
-        else: self._append(learn.history[-1])
+        if self.columns is not None: self._add_new(learn)
+    def after_epoch(self, learn): self._add_new(learn)
+
+    def _add_new(self, learn):
+        "Write the rows that are not in the file yet"
+        rows, self.done = learn.history[self.done:], len(learn.history)
+        if rows and learn.history.columns != self.columns: self._write_all(learn)
+        else:
+            for row in rows: self._append(row)
 
     def _texts(self, row): return ['' if row.get(c) is None else str(row[c]) for c in self.columns]
 
     def _open(self, learn):
         "Make the file agree with the history"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.done = len(learn.history)
         self.columns, (have, rest) = learn.history.columns, _read_rows(self.path)
         want = [self.columns, *map(self._texts, learn.history)] if learn.history else []
         same = min(len(have), len(want))
-        if have[:same] != want[:same] or (len(have) > len(want) or rest) and not learn._resumed_at:
-            raise FileExistsError(f'{self.path} holds {max(len(have) - 1, 0)} rows of another run; choose another file, or move that one away')
+        if _without_time(have[:same]) != _without_time(want[:same]) or (len(have) > len(want) or rest) and not learn._resumed_at:
+            raise FileExistsError(f'{self.given} holds {max(len(have) - 1, 0)} rows of another run; choose another file, or move that one away')
         if want and (have != want or rest): self._write_all(learn)
-        elif not want: self.path.unlink(missing_ok=True)     # a resume in the first epoch
+        elif not want and (have or rest): os.replace(self.path, self.path.with_name(f'{self.path.name}.old'))     # a resume in the first epoch
 
     def _write_all(self, learn):
         "Write the whole table to another file, which then takes the name"

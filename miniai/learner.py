@@ -70,7 +70,7 @@ class Learner:
         valid:bool=True, # validate in each epoch?
         cbs=None, # one callback or several, for this fit only
         lr:float=None, # learning rate for this fit only
-        resume=None, # a checkpoint to go on from, or a folder whose newest one is taken (chapter 14)
+        resume=None, # a checkpoint to go on from, or a folder whose newest one is taken (chapter 14); learning rates come from there
     ):
         "Train for `n_epochs`, validating after each"
         with self._prepared(n_epochs, train, valid, _as_list(cbs) + self._resuming(resume), lr): self._fit(train, valid)

@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from miniai import checkpoint
-from miniai.callbacks import EVENTS, Callback
+from miniai.callbacks import EVENTS, Callback, CancelEpochException
 from miniai.checkpoint import (
     BatchSchedCB,
     CheckpointCB,
@@ -533,6 +534,130 @@ def test_all_damaged(tmp_path):
     for p in checkpoints(tmp_path): p.write_bytes(b'')
     with pytest.raises(CheckpointError, match='none of the 2 checkpoints'): make().fit(2, resume=tmp_path)
     assert len(list(tmp_path.glob('*.damaged'))) == 2
+
+# -- what users do
+
+class Cancel(Callback):
+    "Cancel a validation pass in its second batch, in some epochs"
+    def __init__(self, *epochs): self.epochs = epochs
+    def after_predict(self, learn):
+        if not learn.training and learn.iter == 1 and learn.epoch in self.epochs: raise CancelEpochException()
+
+@pytest.mark.parametrize('epochs', [(0, 1, 2), (1,), (2,)])
+def test_canceled_validation_loses_nothing(epochs, tmp_path):
+    def build(cb): return make([Cancel(*epochs), CSVLoggerCB(tmp_path/'h.csv'), cb])
+    learn = build(CheckpointCB(tmp_path/'a', keep=None))
+    learn.fit(3)
+    test_eq([read_checkpoint(p)['position']['epoch'] for p in checkpoints(tmp_path/'a')][-1], 3)
+    assert len(checkpoints(tmp_path/'a')) == 4
+    test_eq([row['epoch'] for row in rows(tmp_path/'h.csv')], [row['epoch'] for row in learn.history])
+    want = numbers(learn)
+    for path in checkpoints(tmp_path/'a'): test_eq(repr(numbers(run(tmp_path/'next'/path.stem, build, resume=path))), repr(want))
+
+def test_a_foreign_table_is_not_deleted_by_a_resume_in_the_first_epoch(tmp_path):
+    (tmp_path/'h.csv').write_text('epoch,train_loss\n0,1.5\n')
+    with pytest.raises(RuntimeError): make([CheckpointCB(tmp_path/'a', every=1), Stumble('before_batch', 0, 3)]).fit(1)
+    make([CheckpointCB(tmp_path/'a'), CSVLoggerCB(tmp_path/'h.csv')]).fit(1, resume=tmp_path/'a')
+    test_eq((tmp_path/'h.csv.old').read_text(), 'epoch,train_loss\n0,1.5\n')
+    test_eq(len(rows(tmp_path/'h.csv')), 1)
+
+def test_a_table_in_a_new_folder(tmp_path):
+    make([CSVLoggerCB(tmp_path/'new'/'h.csv')]).fit(1)
+    test_eq(len(rows(tmp_path/'new'/'h.csv')), 1)
+
+def test_best_is_written_before_the_epoch_counts_as_done(tmp_path, monkeypatch):
+    "Killed between the two files, the epoch's end comes again"
+    real, names = checkpoint._write, []
+    monkeypatch.setattr(checkpoint, '_write', lambda path, state: (names.append(Path(path).name), real(path, state)))
+    make([CheckpointCB(tmp_path, best='train_loss')]).fit(1)
+    test_eq(names, ['checkpoint-000000.pt', 'best.pt', 'checkpoint-000001.pt'])
+
+def test_best_over_several_fits(tmp_path):
+    learn = make([CheckpointCB(tmp_path, best='valid_loss')])
+    learn.fit(3)
+    best = min(row['valid_loss'] for row in learn.history)
+    learn.fit(1, lr=5.)
+    test_eq(read_checkpoint(tmp_path/'best.pt')['history']['rows'][-1]['valid_loss'], min(best, learn.history[-1]['valid_loss']))
+
+def test_another_number_of_epochs(tmp_path):
+    with pytest.raises(RuntimeError): make([one_cycle(), CheckpointCB(tmp_path/'a'), Stumble('before_batch', 2, 1)]).fit(4)
+    for n in (3, 6):
+        with pytest.raises(CheckpointError, match=rf'a fit of 4 epochs, this is one of {n}; its schedule .* go on with fit\(4'): make([one_cycle()]).fit(n, resume=tmp_path/'a')
+    with pytest.raises(RuntimeError): make([CheckpointCB(tmp_path/'b'), Stumble('before_batch', 2, 1)]).fit(4)
+    with pytest.raises(CheckpointError, match='too early'): make().fit(2, resume=tmp_path/'b')
+
+def test_the_same_callback_does_not_overwrite_a_run_that_failed(tmp_path):
+    cb = CheckpointCB(tmp_path)
+    stop = EarlyStoppingCB('valid_loss', patience=1, mode='max')
+    with pytest.raises(RuntimeError): make([cb, stop, Stumble('before_batch', 1, 1)]).fit(3)
+    for _ in range(2):
+        with pytest.raises(FileExistsError): make([cb, stop]).fit(3)
+    learn = make([cb, stop])
+    learn.fit(3, resume=tmp_path)
+    learn.fit(1)        # after a fit that has ended, or was ended by a callback
+
+def test_files_of_the_user_are_no_checkpoints(tmp_path):
+    for name in ('checkpoint-000007-good.pt', 'checkpoint-000004 (1).pt', 'checkpoint-.pt'): (tmp_path/name).write_text('mine')
+    make([CheckpointCB(tmp_path, keep=1)]).fit(2)
+    test_eq(sorted(p.name for p in tmp_path.glob('*.pt')), ['checkpoint-.pt', 'checkpoint-000002.pt', 'checkpoint-000004 (1).pt', 'checkpoint-000007-good.pt'])
+
+def test_relative_folders_stay_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'elsewhere').mkdir()
+    class Move(Callback):
+        def before_epoch(self, learn): os.chdir(tmp_path/'elsewhere')
+    make([CheckpointCB('run'), CSVLoggerCB('h.csv'), Move()]).fit(1)
+    assert len(checkpoints(tmp_path/'run')) == 2 and len(rows(tmp_path/'h.csv')) == 1 and not list((tmp_path/'elsewhere').iterdir())
+    monkeypatch.setenv('HOME', str(tmp_path))
+    make([CheckpointCB('~/home')]).fit(1)
+    assert len(checkpoints(tmp_path/'home')) == 2
+
+def test_no_memory_is_no_damage(tmp_path, monkeypatch):
+    make([CheckpointCB(tmp_path)]).fit(1)
+    def full(*args, **kw): raise RuntimeError("can't allocate memory")
+    monkeypatch.setattr(torch, 'load', full)
+    with pytest.raises(CheckpointError): make().fit(2, resume=tmp_path)
+    assert len(checkpoints(tmp_path)) == 2 and not list(tmp_path.glob('*.damaged'))
+
+def test_ignored_signals_stay_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    class Send(Callback):
+        def after_predict(self, learn): signal.raise_signal(signal.SIGINT)
+    try: make([CheckpointCB(tmp_path), Send()]).fit(1)
+    finally: signal.signal(signal.SIGINT, before)
+
+def test_one_folder_one_learner_one_fit(tmp_path):
+    class Nested(Callback):
+        def __init__(self, cb): self.cb = cb
+        def before_batch(self, learn): make([self.cb]).fit(1)
+    cb, handler = CheckpointCB(tmp_path/'a'), signal.getsignal(signal.SIGTERM)
+    for inner, wanted in ((cb, 'in the middle of another fit'), (CheckpointCB(tmp_path/'a'), 'another Learner is writing')):
+        shutil.rmtree(tmp_path/'a', ignore_errors=True)
+        with pytest.raises(RuntimeError, match=wanted): make([cb, Nested(inner)]).fit(1)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    make([CheckpointCB(tmp_path/'b')]).fit(1)
+
+def test_other_generators(saved, tmp_path):
+    learn, path = saved
+    other = make(dls=(DataLoader(Noisy(X[:N], Y[:N]), BS, shuffle=True, generator=torch.Generator()), loaders()[1]))
+    other.load(path)        # to look at it, or to predict, other loaders will do
+    make([CheckpointCB(tmp_path/'a')]).fit(1)
+    before = {k: v.clone() for k, v in other.model.state_dict().items()}
+    with pytest.raises(CheckpointError, match='0 random generators of their own, those of this fit have 1'): other.fit(2, resume=tmp_path/'a')
+    test_eq(other.model.state_dict(), before)
+
+def test_a_fit_without_training(tmp_path):
+    learn = make([one_cycle()])
+    learn.fit(1)
+    learn.fit(2, train=False, cbs=CheckpointCB(tmp_path))
+    make([one_cycle(), CheckpointCB(tmp_path)]).fit(2, train=False, resume=tmp_path)
+    fresh = make()
+    fresh.save(tmp_path/'fresh.pt')
+    learn.load(tmp_path/'fresh.pt')
+    assert learn.opt is None
+
+def test_plateau_is_refused():
+    with pytest.raises(TypeError, match='ReduceLROnPlateau'): make([EpochSchedCB(optim.lr_scheduler.ReduceLROnPlateau)]).fit(1)
 
 # -- disks
 
