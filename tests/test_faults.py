@@ -463,6 +463,7 @@ from miniai.datasets import DataLoaders, load_dataset_dict, inplace
 from miniai.learner import TrainLearner
 from miniai.training import set_seed
 import numpy as np
+torch.set_num_threads(1)        # several threads may share a sum in one way or another
 dd = load_dataset_dict('digits', say=None)
 dd = {k: ds.select(range(200)) for k, ds in dd.items()}
 @inplace
