@@ -153,7 +153,8 @@ def _check_run(learn, state, path):
         if k in state['callbacks'] and set(have) != set(want):
             raise CheckpointError(f'{path} has the metrics {", ".join(want)}, this fit has {", ".join(have)}; give it the same')
     if state['position'] and len(state['random']['loaders']) != len(_generators(learn.dls)):
-        raise CheckpointError(f'{path}: its loaders had {len(state["random"]["loaders"])} random generators of their own, those of this fit have {len(_generators(learn.dls))}')
+        raise CheckpointError(f'{path}: its loaders had {len(state["random"]["loaders"])} random generators of their own, those of this fit have '
+                              f'{len(_generators(learn.dls))}; make the loaders in the same way')
     for what, a, b in (('has the state of', state['callbacks'], _stateful(learn)), ('has nothing for', _stateful(learn), state['callbacks'])):
         if state['position'] and (lost := [k for k in a if k not in b]):
             raise CheckpointError(f'{path} {what} {", ".join(lost)}: go on with the callbacks that the run was started with')
@@ -245,7 +246,7 @@ def read_checkpoint(
     if version > _FORMAT:
         raise CheckpointError(f'{path} has the format {version}, from a newer miniai than this one ({__version__}), which reads up to {_FORMAT}; update miniai')
     try: return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError):     # their texts advise to read it all the same
+    except pickle.UnpicklingError:     # whose text advises to read it all the same
         raise CheckpointError(f'{path} holds something else than plain tensors, numbers, strings and containers, so it was not read') from None
 
 # %% ../nbs/14_checkpoint.ipynb #ae59832f
@@ -264,9 +265,9 @@ def load(self:Learner,
     state = read_checkpoint(path)
     if 'position' not in state: raise CheckpointError(f'{path} holds weights alone; use load_weights')
     if state['opt'] and self.opt is None: self._new_opt(None)
-    if not state['opt'] and self.opt_func: self.opt = None
     state['position'] = None
     _check_run(self, state, path)
+    if not state['opt'] and self.opt_func: self.opt = None
     _set_run(self, state)
     _set_random(state['random'], self.dls)
 
