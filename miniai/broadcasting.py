@@ -61,7 +61,6 @@ def _cannot_expand(old, new):
 # %% ../nbs/02_broadcasting.ipynb #fc7d8d54
 _SIGNS = {operator.add: '+', operator.sub: '−', operator.mul: '×', operator.truediv: '÷', operator.gt: '>', operator.ge: '≥',
           operator.lt: '<', operator.le: '≤', operator.eq: '==', operator.ne: '≠'}
-_GRAY = '#767676'     # readable on white and on black
 
 def _combine(a, b, op):
     "`a`, `b` and `op(a, b)` as arrays"
@@ -114,7 +113,7 @@ def _draw(arrays, titles, signs, gaps):
     total, height, indent = lefts[2]+panel, n*(rows+.4)-.4, (panel-cols*width)/2
     note = 'solid: stored      dashed: the same values, read again' if any(o.shape != arrays[2].shape for o in arrays) else ''
     ax, size = _canvas(total, height, 1.8, 1.1 if note else .1)
-    text = partial(ax.text, ha='center', va='center', size=size, color=_GRAY)
+    text = partial(ax.text, ha='center', va='center', size=size)
     for o, title, left, color in zip(arrays, titles, lefts, ('#56B4E9', '#E69F00', '#BBBBBB'), strict=True):
         text(left+panel/2, -.3, title, va='bottom', linespacing=1.4)
         _draw_panel(ax, o, arrays[2].shape, left+indent, width, color, size)
@@ -147,7 +146,7 @@ def _draw_cell(ax, left, top, width, text, color, stored, size):
     box = (left+.04, top+.04), width-.08, .92
     ax.add_patch(Rectangle(*box, facecolor=color, alpha=1 if stored else .18, linewidth=0))
     if not stored: ax.add_patch(Rectangle(*box, facecolor='none', edgecolor=color, linewidth=.1*size, linestyle=(0, (2, 1.5))))
-    ax.text(left+width/2, top+.5, text, ha='center', va='center', size=size, color='black' if stored else _GRAY)
+    ax.text(left+width/2, top+.5, text, ha='center', va='center', size=size, color='black' if stored else None)
 
 # %% ../nbs/02_broadcasting.ipynb #abedf609
 def _fit(sizes):

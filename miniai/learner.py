@@ -596,7 +596,7 @@ def _axes(ax, **kw):
 def _draw_losses(ax, history, more=()):
     "Draw the batch losses, those in `more` included, and the means of each epoch"
     losses = [*history.losses, *more]
-    ax.plot(range(1, len(losses) + 1), losses, lw=0.6, alpha=0.5, color='C0', label='training, each batch')
+    ax.plot(range(1, len(losses) + 1), losses, lw=0.8, alpha=0.7, color='C0', label='training, each batch')
     for name, color, label in (('train_loss', 'C0', 'training, mean of the epoch'), ('valid_loss', 'C1', 'validation')):
         points = [(x, row[name]) for x, row in zip(history.ends, history, strict=True) if name in row]
         if points: ax.plot(*zip(*points, strict=True), 'o-', ms=4, color=color, label=label)

@@ -226,7 +226,7 @@ class Ladder(list):
         ax.bar_label(bars, [_bar_text(r, self.slowest) for r in self], padding=4)
         return _finish(ax, self, title)
 
-def _loop_color(loops): return ('#0b6e4f', '#4aa96c', '#f2a541', '#c8553d')[min(loops, 3)]
+def _loop_color(loops): return ('C2', 'C0', 'C1', 'C3')[min(loops, 3)]
 def _loop_label(n, rungs): return f'{n or "no"}{" or more" if n < max(r.loops for r in rungs) and n == 3 else ""} Python loop{"s" if n > 1 else ""}'
 def _bar_text(r, slowest): return ('~' if r.extrapolated else '') + human_time(r.seconds) + (f'   {slowest/r.seconds:,.0f}×' if r.seconds < slowest else '')
 
