@@ -52,6 +52,7 @@ def _ladder(args):
     "`miniai ladder`: every variant of the matrix product on real images"
     import torch
 
+    import miniai.gemm  # noqa: F401  its variants belong to the ladder
     from miniai.matmul import ladder
     a, b = _images_and_weights(args.data, args.rows, args.seed)
     title = f'{args.data}: {tuple(a.shape)} @ {tuple(b.shape)}, {2*a.numel()*b.shape[1]:,} floating-point operations, {torch.get_num_threads()} threads'
@@ -200,6 +201,45 @@ def _pyplot():
     import matplotlib.pyplot as plt
     return plt
 
+# %% ../nbs/17_cli.ipynb #adfdb2ac
+def _print_json(data): print(json.dumps(data, indent=1))
+
+def _exercises(args):
+    "`miniai exercises`: the list, or one task"
+    from miniai.exercises import check, exercises
+    if args.name and args.json: raise ValueError('--json lists exercises, and --name shows one: choose one of them')
+    if args.name: print(check(args.name).markdown())
+    elif args.json: _print_json(exercises(args.chapter))
+    else: print(exercises(args.chapter))
+
+def _start(args):
+    "`miniai start`: write a workbook"
+    from miniai.exercises import start
+    written = start(args.folder)
+    for file in written: print(file)
+    _aside(f'wrote {len(written)} notebooks to {args.folder}; what was there already is untouched. When you have filled something in: miniai check FILE')
+
+def _check(args):
+    "`miniai check`: judge the exercises that a file answers"
+    from miniai.exercises import check_file
+    verdicts, failed = check_file(args.file, args.exercise)
+    if args.json: _print_json(dict(file=str(args.file), verdicts=[{k: v for k, v in r.items() if k != 'colored'} for r in verdicts], failed=failed))
+    else:
+        for v in verdicts: print(v['colored' if sys.stdout.isatty() else 'text'])
+    for line in failed: _aside(f'{args.file}: {line}')
+    right = sum(v['passed'] for v in verdicts)
+    _aside(f'{right} of {len(verdicts)} right' if verdicts else f'{args.file} answers no exercise' + (f' {args.exercise!r}' if args.exercise else ''))
+    return 0 if verdicts and right == len(verdicts) else 1
+
+def _progress(args):
+    "`miniai progress`: how much of a workbook is right"
+    from miniai.exercises import progress
+    rows = progress(args.folder)
+    if args.json: return _print_json(rows)
+    wide = max(len(r['chapter']) for r in rows)
+    for r in rows: print(f'{r["chapter"]:<{wide}}  {"#"*r["right"]}{"x"*r["wrong"]}{"."*r["open"]}  {r["right"]} of {r["of"]} right' + (f', {r["wrong"]} wrong' if r['wrong'] else ''))
+    print(f'{"all":<{wide}}  {sum(r["right"] for r in rows)} of {sum(r["of"] for r in rows)} right')
+
 # %% ../nbs/17_cli.ipynb #014c5b29
 class _Parser(argparse.ArgumentParser):
     "Refuses in one line"
@@ -218,6 +258,7 @@ def _parser():
     p.add_argument('--json', type=_new_file('.json'), metavar='FILE', help='write the numbers to a .json')
     p.set_defaults(run=_ladder)
     _add_train(commands)
+    _add_exercises(commands)
     return parser
 
 def _add_train(commands):
@@ -234,13 +275,32 @@ def _add_train(commands):
     p.add_argument('--resume', action='store_true', help='go on with the run that --out holds, with its settings')
     p.set_defaults(run=_train)
 
+def _add_exercises(commands):
+    p = commands.add_parser('exercises', help='list the exercises, or show one', description='List the exercises of the book, or show one to read.')
+    p.add_argument('--chapter', metavar='C', help="only those of a chapter, as 01 or 01_matmul")
+    p.add_argument('--name', metavar='NAME', help='show this exercise: the task, its rules, what it has to compute')
+    p.add_argument('--json', action='store_true', help='print the list as JSON')
+    p.set_defaults(run=_exercises)
+    p = commands.add_parser('start', help='write a workbook of exercises', description='Write a notebook of exercises for each chapter; files that exist are not touched.')
+    p.add_argument('folder', type=_folder, metavar='DIR', help='made if it does not exist')
+    p.set_defaults(run=_start)
+    p = commands.add_parser('check', help='judge your answers', description='Judge the exercises that a notebook or script answers. Status 0 if all are right.')
+    p.add_argument('file', type=Path, metavar='FILE', help='a notebook (.ipynb) or a script (.py); it is run, in a process of its own')
+    p.add_argument('--exercise', metavar='NAME', help='only this one')
+    p.add_argument('--json', action='store_true', help='print the verdicts as JSON')
+    p.set_defaults(run=_check)
+    p = commands.add_parser('progress', help='count what is right in a workbook', description='Check every notebook of a workbook and count.')
+    p.add_argument('folder', type=_folder, metavar='DIR', help='as written by miniai start')
+    p.add_argument('--json', action='store_true', help='print the numbers as JSON')
+    p.set_defaults(run=_progress)
+
 def main(
     argv:Sequence[str]|None=None, # the arguments; those of the shell if None
-)->int: # exit status: 0 fine, 1 could not be done, 2 bad arguments, 130 interrupted, 143 terminated
+)->int: # exit status: 0 fine, 1 could not be done (or an answer is wrong), 2 bad arguments, 130 interrupted, 143 terminated
     "Run the command `miniai`"
     try: args = _parser().parse_args(argv)
     except SystemExit as e: return e.code or 0
-    try: args.run(args)
+    try: return args.run(args) or 0
     except (ValueError, OSError) as e:
         _aside(f'miniai: {e}')
         return 2 if isinstance(e, ValueError) else 1
@@ -248,4 +308,3 @@ def main(
         kept = f'; go on with: miniai train --out {args.out} --resume' if getattr(args, 'out', None) else ''
         _aside(f'miniai: interrupted{kept}')
         return e.code if isinstance(e, SystemExit) else 130
-    return 0

@@ -124,3 +124,49 @@ def test_an_old_run_without_checkpoints_is_left_alone(tmp_path, capsys):
     for more in ([], ['--resume']): assert main(['train', '--out', str(tmp_path), *more]) == 2
     assert 'already holds a run' in (err := capsys.readouterr().err) and 'it has no checkpoints' in err
     assert [p.name for p in tmp_path.iterdir()] == ['history.csv']
+
+# -- exercises
+
+def test_exercises_are_listed(capsys):
+    assert main(['exercises', '--chapter', '01']) == 0
+    assert 'trace' in capsys.readouterr().out
+    assert main(['exercises', '--json']) == 0
+    assert {'name', 'chapter', 'level', 'task'} == set(json.loads(capsys.readouterr().out)[0])
+    assert main(['exercises', '--name', 'trace']) == 0
+    assert 'Rule: ' in capsys.readouterr().out
+
+def test_a_workbook_from_start_to_progress(tmp_path, capsys):
+    book = tmp_path/'book'
+    assert main(['start', str(book)]) == 0
+    out, err = capsys.readouterr()
+    assert f'wrote {len(out.splitlines())} notebooks' in err
+    for file in book.glob('*.ipynb'):
+        if file.stem != '01_matmul': file.unlink()
+    assert main(['progress', str(book)]) == 0
+    assert '0 of' in capsys.readouterr().out
+    assert main(['progress', str(book), '--json']) == 0
+    assert json.loads(capsys.readouterr().out)[0]['right'] == 0
+
+@pytest.mark.parametrize('answer,status', [('x.diagonal().sum()', 0), ('x.sum()', 1)])
+def test_check_says_right_or_wrong(answer, status, tmp_path, capsys):
+    file = tmp_path/'mine.py'
+    file.write_text(f'def trace(x): return {answer}\n')
+    assert main(['check', str(file)]) == status
+    out, err = capsys.readouterr()
+    assert out.startswith('wrong' if status else 'right') and f'{1 - status} of 1 right' in err and '\033' not in out
+    assert main(['check', str(file), '--json', '--exercise', 'trace']) == status
+    assert json.loads(capsys.readouterr().out)['verdicts'][0]['passed'] is (status == 0)
+
+def test_check_of_a_file_without_answers(tmp_path, capsys):
+    file = tmp_path/'mine.py'
+    file.write_text('x = 1\n1/0')
+    assert main(['check', str(file)]) == 1
+    err = capsys.readouterr().err
+    assert 'ZeroDivisionError' in err and 'answers no exercise' in err
+
+@pytest.mark.parametrize('args, wanted', [(['check', 'nowhere.py'], 'there is no file'), (['exercises', '--name', 'trase'], "do you mean 'trace'"), (['exercises', '--chapter', '77'], 'no exercises belong'),
+                                          (['progress', 'nowhere'], 'miniai start nowhere'), (['start', __file__], 'is a file'), (['check'], 'FILE'), (['exercises', '--name', 'trace', '--json'], '--json')])
+def test_bad_arguments_for_exercises(args, wanted, capsys):
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and err.count('\n') == 1 and wanted in err
