@@ -18,6 +18,7 @@ import numpy as np
 def _plain(value):
     "Tensors and arrays as nested lists; NumPy's numbers as Python's"
     if hasattr(value, 'detach'): value = value.detach().cpu().numpy()
+    if isinstance(value, np.float32): return float(str(value))
     if isinstance(value, np.ndarray) and value.dtype == np.float32:
         return np.array([float(str(v)) for v in value.ravel()], dtype=float).reshape(value.shape).tolist()
     if isinstance(value, np.ndarray | np.generic): return value.tolist()
@@ -64,7 +65,7 @@ _STYLE = '''
 .miniai-figure .cell.row rect { fill:var(--row-soft); stroke:var(--row); stroke-width:1.5; }
 .miniai-figure .cell.col rect { fill:var(--col-soft); stroke:var(--col); stroke-width:1.5; }
 .miniai-figure .cell.hit rect { fill:var(--hit-soft); stroke:var(--hit); stroke-width:2; }
-.miniai-figure .cell.ghost { opacity:.55; } .miniai-figure .cell.ghost rect { stroke-dasharray:3 2; }
+.miniai-figure .cell.ghost rect { fill-opacity:.35; stroke-dasharray:3 2; } .miniai-figure .cell.ghost text { fill-opacity:.78; }
 .miniai-figure .say { min-height:1.5em; margin:.4em 0 0; overflow-wrap:anywhere; }
 .miniai-figure .error { color:var(--bad); }
 '''
@@ -82,7 +83,7 @@ ui.el = (tag, attributes = {}, ...children) => {
   node.append(...children);
   return node;
 };
-ui.num = v => Number.isFinite(v) ? String(Number(v.toPrecision(4))).replace('-', '\\u2212')
+ui.num = v => Number.isFinite(v) ? (Math.abs(v) < 1e9 ? String(Number(v.toPrecision(4))) : v.toExponential(3)).replaceAll('-', '\\u2212')
   : Number.isNaN(v) ? 'nan' : v > 0 ? 'inf' : '\\u2212inf';
 ui.button = (label, press) => ui.el('button', {type: 'button', onclick: press}, label);
 ui.slider = (label, lo, hi, value, change, step = 1) => {

@@ -94,7 +94,7 @@ def test_controls(show):
     page.get_by_label('shape').fill('4')
     test_eq(page.locator('.error').text_content(), '')
 
-@pytest.mark.parametrize('value,shown', [(0, '0'), (1234567, '1235000'), (-.5, '\u22120.5'), (1e-9, '1e\u22129'), (1/3, '0.3333'), (math.nan, 'nan'), (-math.inf, '\u2212inf')])
+@pytest.mark.parametrize('value,shown', [(0, '0'), (1234567, '1235000'), (-.5, '\u22120.5'), (1e-9, '1e\u22129'), (1/3, '0.3333'), (math.nan, 'nan'), (-math.inf, '\u2212inf'), (-1e-9, '\u22121e\u22129'), (1e20, '1.000e+20')])
 def test_numbers_as_text(show, value, shown):
     test_eq(show(figure('ui.say(ui.num(data.v))', dict(v=value))).locator('.say').text_content(), shown)
 
