@@ -23,7 +23,7 @@ from pathlib import Path
 from .judge import Draw, Verdict, as_text, judge
 
 # %% ../nbs/16g_exercises.ipynb #22e7658e
-_PARTS = ('tasks_tensors',)
+_PARTS = ('tasks_tensors', 'tasks_data', 'tasks_convs', 'tasks_loop')
 
 def _tasks():
     "All tasks, in the order of the book: name → `Exercise`"
@@ -77,10 +77,13 @@ def _stub(task):
 def _example(task):
     "A small case, worked out"
     if task.use is not None: return ''
-    args = task.draw(Draw(2, 1, plain=True))
+    drawn = [task.draw(Draw(size, seed, plain=True)) for size in (2, 3) for seed in range(10)]
+    cases = [(args, task.want(args)) for args in drawn]
+    short = [c for c in cases if len(repr(c)) < 260] or cases[:1]
+    args, want = max(short, key=lambda c: len(set(re.findall(r'\d+\.?\d*', repr(c)))))      # the one with the most different numbers
     names = list(inspect.signature(task.spec).parameters)
     lines = [f'{n} = {a!r}' for n, a in zip(names, args, strict=False)]
-    return '\n'.join([*lines, f'{task.name}({", ".join(names[:len(args)])}) → {task.want(args)!r}'])
+    return '\n'.join([*lines, f'{task.name}({", ".join(names[:len(args)])}) → {want!r}'])
 
 class Sheet:
     "One task, to read"

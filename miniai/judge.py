@@ -205,7 +205,12 @@ class Case:
     @property
     def weight(self):
         "Number of values in the input: what makes one case smaller than another"
-        return sum(a.numel() if isinstance(a, torch.Tensor) else np.size(a) if isinstance(a, list | np.ndarray) else 0 for a in self.args)
+        return sum(int(np.prod(_shape(a))) for a in self.args if isinstance(a, torch.Tensor | list | np.ndarray))
+
+def _shape(x):
+    "Shape of an argument; of a list whose elements are not alike, its length"
+    try: return np.shape(x)
+    except ValueError: return (len(x),)
 
 def _words(error):
     "The text of an exception, if it can be had"
@@ -265,7 +270,7 @@ def _scaled(cases):
     pairs = [(c, f) for c, f in pairs if f is not None]
     if not pairs: return ''
     if all(abs(f + 1) < 1e-3 for _, f in pairs): return 'the sign is the other way round'
-    dims = [{n for a in c.args if hasattr(a, 'shape') or isinstance(a, list) for n in (*np.shape(a), int(np.prod(np.shape(a))))} for c, _ in pairs]
+    dims = [{n for a in c.args if hasattr(a, 'shape') or isinstance(a, list) for n in (*_shape(a), int(np.prod(_shape(a))))} for c, _ in pairs]
     if all(any(abs(f*n - 1) < 1e-3 for n in ns) for (_, f), ns in zip(pairs, dims, strict=True)): return 'it looks like a mean where a sum is wanted'
     if all(any(n and abs(f/n - 1) < 1e-3 for n in ns) for (_, f), ns in zip(pairs, dims, strict=True)): return 'it looks like a sum where a mean is wanted'
     if len(pairs) > 1 and max(f for _, f in pairs) - min(f for _, f in pairs) < 1e-3: return f'every number is {pairs[0][1]:.4g} times what it should be'
@@ -308,7 +313,7 @@ def _nan(cases):
 
 def _where(cases):
     "Which inputs fail, if that alone tells something"
-    def dims(c): return [np.shape(a) for a in c.args if np.ndim(a)]
+    def dims(c): return [_shape(a) for a in c.args if _shape(a)]
     bad, good = ([c for c in cases if bool(c.problem) == b] for b in (True, False))
     if not good or not bad: return ''
     if all(any(0 in s for s in dims(c)) for c in bad) and not any(0 in s for c in good for s in dims(c)): return 'it fails for empty input only'
@@ -407,7 +412,7 @@ _CSS = '''<style>
 def _table(x, bad=None):
     "A tensor with up to two dimensions and 12 rows and columns as an HTML table; anything else as text"
     import html
-    if isinstance(x, np.ndarray) and x.dtype != object: x = torch.as_tensor(x)
+    if isinstance(x, np.ndarray) and x.dtype.kind in 'biuf': x = torch.as_tensor(x.astype(x.dtype.newbyteorder('=')))
     if not isinstance(x, torch.Tensor) or not _dense(x) or not 1 <= x.ndim <= 2 or max(x.shape) > 12 or not x.numel(): return f'<pre>{html.escape(_value(x))}</pre>'
     x = x.detach().reshape(-1, x.shape[-1])
     bad = None if bad is None or bad.numel() != x.numel() else bad.reshape(x.shape)

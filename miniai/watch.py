@@ -88,6 +88,14 @@ class _TorchCalls(TorchFunctionMode):
         self.calls[f'torch.{getattr(func, "__name__", func)}'] += 1
         return func(*args, **(kwargs or {}))
 
+def _made(code):
+    "Was this code made from a text, as `namedtuple` does? (A notebook's cells are the reader's.)"
+    return code.co_filename.startswith('<') and not code.co_filename.startswith(('<ipython', '<cell'))
+
+def _called(code):
+    "What was called: a function, or a class that makes an object"
+    return code.co_qualname.split('.')[-2] if code.co_name in ('__init__', '__new__') and '.' in code.co_qualname else code.co_name
+
 def _recorder(run, *ours):
     "A function for `sys.setprofile` that fills `run`, and passes over the functions `ours`"
     passed = {f.__code__ for f in ours}
@@ -100,8 +108,9 @@ def _recorder(run, *ours):
         if event == 'call':
             code, caller = frame.f_code, frame.f_back
             if code in passed: return
-            if place(frame) == 'own': run.codes[code] += 1
-            elif caller is not None and place(caller) == 'own': run.calls[f'{frame.f_globals.get("__name__")}.{code.co_name}'] += 1
+            by = None if caller is None else place(caller)
+            if place(frame) == 'own' and not (by == 'library' and _made(code)): run.codes[code] += 1
+            elif by == 'own': run.calls[f'{frame.f_globals.get("__name__")}.{_called(code)}'] += 1
         elif event == 'c_call' and place(frame) == 'own':
             module = getattr(arg, '__module__', None) or 'builtins'
             if module != 'torch': run.calls[f'{module}.{arg.__name__}'] += 1     # PyTorch's operations are counted by the context
@@ -131,8 +140,12 @@ def watch(
     "Call `fn(*args)` in a thread of its own, for a limited time"
     run = Run()
     thread = threading.Thread(target=_work, args=(fn, args, run, record, torch.is_grad_enabled()), daemon=True)
+    loaded = len(sys.modules)
     thread.start()
     thread.join(seconds)
+    while thread.is_alive() and len(sys.modules) > loaded:     # it loads packages, some of PyTorch's are large; to stop it there would leave half a package
+        loaded = len(sys.modules)
+        thread.join(max(seconds, 1.))
     if not thread.is_alive(): return run
     return Run(ended=False, stopped=_stop(thread), seconds=seconds, codes=run.codes, calls=run.calls)
 
