@@ -446,7 +446,7 @@ def show_overview(
         share = torch.bincount(x[:, i].flatten(), minlength=256)/x[:, i].numel()
         axs[2].stairs(share.numpy(), range(257), color=f'tab:{name}', ls=style, label=name)
     axs[2].set(xlabel='pixel value', yscale='log', title='share of pixels')
-    if x.shape[1] > 1: axs[2].legend()
+    if x.shape[1] > 1: axs[2].legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     return axs
 
 # %% ../nbs/07_datasets.ipynb #970a55aa

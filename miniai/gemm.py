@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import carray, cfunc, types
-from numba.core import codegen, config
+from numba.core import cgutils, codegen, config
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -47,7 +47,6 @@ def _wide_vectors(typingctx):
 
 _OPTIONS = dict(fastmath={'contract', 'nsz'}, nogil=True, error_model='numpy')
 _fast = partial(jit, **_OPTIONS)
-_fast_sums = partial(jit, **_OPTIONS | dict(fastmath={'contract', 'reassoc', 'nsz'}))
 
 # %% ../nbs/03_gemm.ipynb #04264ab3
 def roofline(
@@ -63,7 +62,7 @@ def roofline(
     xs = [x for x, _ in points.values()] + [peak/bandwidth]
     low, high = min(xs)/8, max(xs)*3
     grid = np.geomspace(low, high, 200)
-    ax.plot(grid, np.minimum(peak, bandwidth*grid), color='k')
+    ax.plot(grid, np.minimum(peak, bandwidth*grid), color=plt.rcParams['text.color'])
     ax.text(high, peak*1.08, f'peak {peak:.0f} GFLOP/s', ha='right', va='bottom', size=9)
     floor = min([g for _, g in points.values()] + [peak])/2
     ax.set(xscale='log', yscale='log', xlim=(low, high), ylim=(floor, peak*2), xlabel='operations per byte', ylabel='GFLOP/s', title=title)
@@ -206,7 +205,7 @@ def _edge(j0, j1, lanes):
     "Where the wide strips of columns j0..j1 end and the slim ones begin"
     vectors = (j1-j0+lanes-1)//lanes
     slims = -vectors % _WIDE
-    return j0+(vectors-slims*_SLIM)*lanes if slims*_SLIM <= vectors else j1
+    return j0+(vectors-slims*_SLIM)*lanes if slims*_SLIM <= vectors and _SLIM*lanes >= 16 else j1       # LLVM makes no vectors of a shorter loop
 
 @_fast
 def _panel(a, b, c, i0, i1, j0, j1, t, packed):
@@ -241,49 +240,108 @@ def _tiles(a, b, c, i0, i1, j0, j1):
         _panel(a, b, c, i0, i1, left, right, scratch[:5*_WIDE*lanes], scratch[5*_WIDE*lanes:])
 
 # %% ../nbs/03_gemm.ipynb #30c7ea03
-@_fast_sums
-def _dots(a0, a1, a2, a3, a4, b0, b1, b2, b3, b4, t):
-    "t (5, 5), flat: the dot product of each `a` with each `b`"
-    _wide_vectors()
-    s00 = s01 = s02 = s03 = s04 = s10 = s11 = s12 = s13 = s14 = s20 = s21 = s22 = s23 = s24 = t.dtype.type(0)
-    s30 = s31 = s32 = s33 = s34 = s40 = s41 = s42 = s43 = s44 = t.dtype.type(0)
-    for k in range(len(a0)):
-        x0, x1, x2, x3, x4, y0, y1, y2, y3, y4 = a0[k], a1[k], a2[k], a3[k], a4[k], b0[k], b1[k], b2[k], b3[k], b4[k]
-        s00 += x0*y0; s01 += x0*y1; s02 += x0*y2; s03 += x0*y3; s04 += x0*y4
-        s10 += x1*y0; s11 += x1*y1; s12 += x1*y2; s13 += x1*y3; s14 += x1*y4
-        s20 += x2*y0; s21 += x2*y1; s22 += x2*y2; s23 += x2*y3; s24 += x2*y4
-        s30 += x3*y0; s31 += x3*y1; s32 += x3*y2; s33 += x3*y3; s34 += x3*y4
-        s40 += x4*y0; s41 += x4*y1; s42 += x4*y2; s43 += x4*y3; s44 += x4*y4
-    t[0], t[1], t[2], t[3], t[4] = s00, s01, s02, s03, s04
-    t[5], t[6], t[7], t[8], t[9] = s10, s11, s12, s13, s14
-    t[10], t[11], t[12], t[13], t[14] = s20, s21, s22, s23, s24
-    t[15], t[16], t[17], t[18], t[19] = s30, s31, s32, s33, s34
-    t[20], t[21], t[22], t[23], t[24] = s40, s41, s42, s43, s44
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 
-@_fast
-def _turn(b, k0, turned, depth):
-    "turned[j, k] = b[k0+k, j]"
-    _wide_vectors()
-    for j in range(b.shape[1]):
-        out = turned[j]
-        for k in range(depth): out[k] = b[k0+k, j]
+def _spread(builder, x, lanes):
+    "A vector with `x` in every place"
+    one = builder.insert_element(ir.Constant(ir.VectorType(x.type, lanes), ir.Undefined), x, _I32(0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, lanes), [0]*lanes))
 
+def _llvm(builder, name, gives, *takes):
+    "One of LLVM's own functions"
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(gives, takes), f'llvm.{name}')
+
+def _mask(builder, count, lanes):
+    "A bit for each place of a vector: 1 for the first `count` of them"
+    places = ir.Constant(ir.VectorType(_I64, lanes), list(range(lanes)))
+    return builder.icmp_signed('<', places, _spread(builder, count, lanes))
+
+def _masked(builder, vector, bits):
+    "How to load and to store vector number `v` from address `p` on; places outside of the mask are left alone, and load as 0"
+    pointer, flags, name = vector.as_pointer(), ir.VectorType(ir.IntType(1), vector.count), f'v{vector.count}f{bits}.p0'
+    loads = _llvm(builder, f'masked.load.{name}', vector, pointer, _I32, flags, vector)
+    stores = _llvm(builder, f'masked.store.{name}', ir.VoidType(), vector, pointer, _I32, flags)
+    align, zero = _I32(bits//8), ir.Constant(vector, [0.]*vector.count)
+    at = lambda p, v: builder.bitcast(builder.gep(p, [_I64(v*vector.count)]), pointer)
+    load = lambda p, v, mask: builder.call(loads, [at(p, v), align, mask, zero])
+    store = lambda x, p, v, mask: builder.call(stores, [x, at(p, v), align, mask])
+    return load, store
+
+def _fetch(builder, where):
+    "Ask for the cache line at `where`, without waiting for it"
+    byte = ir.IntType(8).as_pointer()
+    prefetch = _llvm(builder, 'prefetch.p0', ir.VoidType(), byte, _I32, _I32, _I32)
+    builder.call(prefetch, [builder.bitcast(where, byte), _I32(0), _I32(3), _I32(1)])       # to be read, into the first cache, data
+
+# %% ../nbs/03_gemm.ipynb #ed685536
+def _write_block(builder, a, b, c, shape, rows, vectors, bits):
+    "Write the instructions for c = a @ b; a, b, c: an address, and how far it is to the next row; shape: rows, columns, depth, whether to add to c"
+    (m, n, depth, add), lanes = shape, 8*_VECTOR//bits
+    vector, multiply_add = ir.VectorType(a[0].type.pointee, lanes), ('contract',)
+    load, store = _masked(builder, vector, bits)
+    row = lambda x, r: builder.gep(x[0], [builder.mul(r, x[1])])
+    masks = lambda n: [_mask(builder, builder.sub(n, _I64(v*lanes)), lanes) for v in range(vectors)]
+    none_unless = lambda yes: masks(builder.select(yes, n, _I64(0)))
+    exists = [builder.icmp_signed('<', _I64(r), m) for r in range(rows)]
+    line = [builder.select(yes, _I64(r), _I64(0)) for r, yes in enumerate(exists)]
+    left, out, below, inside = [row(a, r) for r in line], [row(c, r) for r in line], row(a, _I64(rows)), masks(n)
+    sums = [[cgutils.alloca_once_value(builder, ir.Constant(vector, [0.]*lanes)) for _ in range(vectors)] for _ in range(rows)]
+    with cgutils.for_range(builder, depth) as loop:
+        if vectors == 1 and rows > 5: _fetch(builder, builder.gep(below, [builder.mul(loop.index, _I64(rows))]))
+        right = [load(row(b, loop.index), v, inside[v]) for v in range(vectors)]
+        for r in range(rows):
+            x = _spread(builder, builder.load(builder.gep(left[r], [loop.index])), lanes)
+            for v in range(vectors):
+                term = builder.fmul(x, right[v], flags=multiply_add)
+                builder.store(builder.fadd(builder.load(sums[r][v]), term, flags=multiply_add), sums[r][v])
+    before = none_unless(add)
+    for r in range(rows):
+        for v, mask in enumerate(none_unless(exists[r])):
+            total = builder.fadd(builder.load(sums[r][v]), load(out[r], v, before[v]))
+            store(total, out[r], v, mask)
+
+def _make_block(rows, vectors):
+    @intrinsic
+    def write(typingctx, a, b, c, i, i1, j, k0, k1):
+        def emit(context, builder, sig, args):
+            arrays = [context.make_array(t)(context, builder, x) for t, x in zip(sig.args[:3], args[:3], strict=True)]
+            widths = [cgutils.unpack_tuple(builder, x.shape)[1] for x in arrays]
+            i, i1, j, k0, k1 = args[3:]
+            corners = [builder.add(builder.mul(r, w), s) for w, (r, s) in zip(widths, [(i, k0), (k0, j), (i, j)], strict=True)]
+            blocks = [(builder.gep(x.data, [corner]), w) for x, corner, w in zip(arrays, corners, widths, strict=True)]
+            shape = builder.sub(i1, i), builder.sub(widths[1], j), builder.sub(k1, k0), builder.icmp_signed('>', k0, _I64(0))
+            _write_block(builder, *blocks, shape, rows, vectors, a.dtype.bitwidth)
+            return context.get_dummy_value()
+        return types.void(a, b, c, *[types.int64]*5), emit
+
+    @_fast
+    def block(a, b, c, i, i1, j, k0, k1):
+        "At most `rows` rows from i, but none from i1 on, and `vectors` vectors of columns from j: c = a[:, k0:k1] @ b[k0:k1], or += if k0 > 0"
+        _wide_vectors()
+        write(a, b, c, i, i1, j, k0, k1)
+    return block
+
+_TALL = 8 if _REGISTERS == 32 else 5
+_thin_block, _thin_rest, _block, _rest = _make_block(8, 1), _make_block(5, 1), _make_block(_TALL, 2), _make_block(5, 2)
+
+# %% ../nbs/03_gemm.ipynb #6d08205c
 @_fast
-def _skinny(a, b, c, i0, i1):
-    "Rows i0..i1 of c = a @ b, for few columns, in pieces of 1,024 numbers"
+def _in_place(a, b, c, i0, i1):
+    "Rows i0..i1 of c = a @ b, with `b` where it lies, in pieces of at most 1,024 numbers"
     depth, n = b.shape
-    piece = min(depth, 1024)
-    t, turned = np.empty(25, a.dtype), np.zeros(((n+4)//5*5, (piece+15)//16*16), a.dtype)
-    c[i0:i1] = 0
-    for k0 in range(0, depth, 1024):
-        d = min(1024, depth-k0)
-        _turn(b, k0, turned, d)
-        for i in range(i0, i1, 5):
-            h0, h1, h2, h3, h4 = a[i, k0:k0+d], a[min(i+1, i1-1), k0:k0+d], a[min(i+2, i1-1), k0:k0+d], a[min(i+3, i1-1), k0:k0+d], a[min(i+4, i1-1), k0:k0+d]
-            for j in range(0, n, 5):
-                _dots(h0, h1, h2, h3, h4, turned[j, :d], turned[j+1, :d], turned[j+2, :d], turned[j+3, :d], turned[j+4, :d], t)
-                for r in range(min(5, i1-i)):
-                    for l in range(min(5, n-j)): c[i+r, j+l] += t[5*r+l]
+    lanes = _lanes(a)
+    pieces = max(1, (depth+1023)//1024)
+    for p in range(pieces):
+        k0, k1 = depth*p//pieces, depth*(p+1)//pieces
+        if n <= lanes:
+            if i1-i0 > 5:
+                for i in range(i0, i1, 8): _thin_block(a, b, c, i, i1, 0, k0, k1)
+            elif i0 < i1: _thin_rest(a, b, c, i0, i1, 0, k0, k1)
+        elif i1-i0 > 5:
+            for i in range(i0, i1, _TALL):
+                for j in range(0, n, 2*lanes): _block(a, b, c, i, i1, j, k0, k1)
+        elif i0 < i1:
+            for j in range(0, n, 2*lanes): _rest(a, b, c, i0, i1, j, k0, k1)
 
 # %% ../nbs/03_gemm.ipynb #05ca5431
 @intrinsic
@@ -296,8 +354,8 @@ def _next(typingctx, counter):
 
 @intrinsic
 def _address(typingctx, number, like):
-    "A number as the address of what array `like` holds"
-    return types.CPointer(like.dtype)(number, like), lambda context, builder, sig, args: builder.inttoptr(args[0], context.get_value_type(sig.return_type))
+    "A number as the address of numbers like `like`"
+    return types.CPointer(like)(number, like), lambda context, builder, sig, args: builder.inttoptr(args[0], context.get_value_type(sig.return_type))
 
 @_fast
 def _take_part(cuts, counter):
@@ -311,13 +369,13 @@ def _member(dtype, skinny):
     number = types.float32 if dtype == np.float32 else types.float64
     def run(job):
         s = carray(job, (9,))       # three addresses, three sizes, the parts (address and number), the counter
-        like = np.empty(0, number)
+        like = number(0)
         a, b, c = carray(_address(s[0], like), (s[3], s[4])), carray(_address(s[1], like), (s[4], s[5])), carray(_address(s[2], like), (s[3], s[5]))
-        cuts, counter = carray(_address(s[6], s), (s[7], 4)), s[8:]
+        cuts, counter = carray(_address(s[6], s[0]), (s[7], 4)), s[8:]
         while True:
             i0, i1, j0, j1 = _take_part(cuts, counter)
             if i0 == i1: break
-            if skinny: _skinny(a, b, c, i0, i1)
+            if skinny: _in_place(a, b, c, i0, i1)
             else: _tiles(a, b, c, i0, i1, j0, j1)
     sig = types.void(types.CPointer(types.int64))
     try: return cfunc(sig, cache=True)(run)
@@ -354,7 +412,7 @@ def _cuts(m, n, parts):
     return np.array([p for p in cuts if p[0] < p[1] and p[2] < p[3]], dtype=np.int64)
 
 # %% ../nbs/03_gemm.ipynb #5d5024b3
-def _is_skinny(k, n): return _REGISTERS == 32 and n <= 48 and k >= 64
+def _is_skinny(n, itemsize): return n <= 64 or _WIDE*_VECTOR < 16*itemsize      # or the tiles are so narrow that LLVM makes no vectors of them
 def _is_low(m, n): return m <= 10 and n >= 100      # too few rows to pay for packing
 
 def _product(
@@ -366,13 +424,13 @@ def _product(
     "x @ y without any check"
     (m, k), n = x.shape, y.shape[1]
     c = np.empty((m, n), x.dtype) if out is None else out
-    skinny = _is_skinny(k, n)
-    if m*n*k < 2**20 or _is_low(m, n) and not skinny or _forked: threads = 1
+    skinny = _is_skinny(n, x.itemsize)
+    if m*n*k < 2**20 or _is_low(m, n) or _forked: threads = 1
     if threads is None: threads = torch.get_num_threads()
     if threads > 1 and _team.acquire(blocking=False):
         try: _share_out(x, y, c, threads, skinny)
         finally: _team.release()
-    elif skinny: _skinny(x, y, c, 0, m)
+    elif skinny: _in_place(x, y, c, 0, m)
     elif _is_low(m, n): _blocked(x, y, c)
     else: _tiles(x, y, c, 0, m, 0, n)
     return c
@@ -386,16 +444,28 @@ def _share_out(x, y, c, threads, skinny):
 
 def _plain(a, b):
     "Is there nothing to ask or to copy? True for the inputs that come most often"
-    return (type(a) is type(b) is Tensor and a.dtype is b.dtype is torch.float32 and a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
-            and a.is_cpu and b.is_cpu and a.is_contiguous() and b.is_contiguous() and not (a.requires_grad or b.requires_grad))
+    return (type(a) is type(b) is Tensor and a.dtype is b.dtype is torch.float32 and a.is_cpu and b.is_cpu and a.is_contiguous() and b.is_contiguous()
+            and not (a.requires_grad or b.requires_grad or a.is_neg() or b.is_neg()) and a.ndim == b.ndim == 2)
+
+@_fast
+def _in_place_at(a, b, c, m, k, n):
+    "The product of small float32 matrices that begin at the addresses a and b, written to the one at c"
+    like = np.float32(0)
+    _in_place(carray(_address(a, like), (m, k)), carray(_address(b, like), (k, n)), carray(_address(c, like), (m, n)), 0, m)
 
 @register(MATMULS, loops=0)
 def matmul_fast(
     a:Tensor, # (m, n) tensor or numpy array, on the CPU
     b:Tensor, # (n, p) of the same kind and dtype
 )->Tensor: # (m, p), a tensor for tensors and an array for arrays
-    "Matrix product by compiled blocks, packed and on several threads; the plan depends on the shape; carries no gradient"
-    x, y = (a.numpy(), b.numpy()) if _plain(a, b) else _to_arrays('matmul_fast', a, b)
+    "Matrix product by compiled blocks, packed or in place, on several threads; the plan depends on the shape; carries no gradient"
+    if _plain(a, b):
+        (m, k), (rows, n) = a.shape, b.shape
+        if k == rows and n <= 64 and (m*k*n < 2**20 or torch.get_num_threads() == 1):
+            c = a.new_empty(m, n)
+            _in_place_at(a.data_ptr(), b.data_ptr(), c.data_ptr(), m, k, n)
+            return c
+    x, y = _to_arrays('matmul_fast', a, b)
     if x.dtype in (np.float32, np.float64): return _result(a, _product(x, y))
     c = np.empty((x.shape[0], y.shape[1]), dtype=x.dtype)
     _row_walk(x, y, c)

@@ -740,10 +740,10 @@ def _grad_bias_by_torch(g):
 CONV_GRAD_BIAS = Exercise('conv_grad_bias', '09b_fastconv',
     'The results of a convolution have the gradient `g` of shape (n, nf, oh, ow). Return the gradient of its bias, of shape (nf,).',
     conv_grad_bias, lambda d: (d.floats(d.choice((0, 1, 2, 3)), d.n(1, 4), d.n(), d.n()),), level=1, judge=_grad_bias_by_torch, rules=(no_loop, no_autograd),
-    mistakes={'the mean is taken instead of the sum; the bias acts on every place of every image': lambda g: g.mean((0, 2, 3)) if len(g) else g.sum((0, 2, 3)),
+    mistakes={'the mean is taken instead of the sum; the bias acts on every place of every image': lambda g: g.mean((0, 2, 3)),
               'the sum goes over the images only, not over the places': lambda g: g.sum(0),
               'the sum goes over the places only, not over the images': lambda g: g.sum((2, 3)),
-              'this is the mean over the images of the sums over the places': lambda g: g.sum((0, 2, 3))/max(len(g), 1),
+              'this is the mean over the images of the sums over the places': lambda g: g.sum((0, 2, 3))/len(g),
               'everything is added up; each filter has a bias of its own': lambda g: g.sum()},
     hints=('The bias of a filter is added to each of its results. If it grows a little, how many numbers grow with it?', 'So which axes have to disappear?'))
 
@@ -780,7 +780,7 @@ CONV_GRAD_WEIGHTS = Exercise('conv_grad_weights', '09b_fastconv',
     conv_grad_weights, _draw_conv_grad_weights, level=3, judge=_grad_weights_by_torch, rules=(no_autograd, _no_conv, _loop_over_kernel),
     mistakes={'the kernels come out turned around': lambda x, g, ks, stride: _grad_weights(x, g, ks, stride).flip(2, 3),
               'the mean over the images is taken; the loss has a mean of its own, so here it is the sum': lambda x, g, ks, stride:
-                  _grad_weights(x, g, ks, stride)/max(len(x), 1),
+                  _grad_weights(x, g, ks, stride)/len(x),
               'the views of the images are not taken in steps of the stride': _grad_weights_close,
               'filters and channels are exchanged': lambda x, g, ks, stride: _grad_weights(x, g, ks, stride).transpose(0, 1)},
     hints=('A weight multiplies one shifted view of the images. What is the gradient of a factor?',

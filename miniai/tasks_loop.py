@@ -101,6 +101,7 @@ RUN_IN_ORDER = Exercise('run_in_order', '11_callbacks',
     'Nothing has to be returned.',
     run_in_order, _draw_run_in_order, level=1, judge=run_cbs, use=_case(_use_run_in_order), rules=(_alone('<lambda>'),), allow=('callbacks', 'tasks_loop'),
     mistakes={'they are called as they stand in the list, not by their `order`': _run_mistake(lambda cb: 0),
+              'they are called as they stand in the list: not by their `order`, and not backward for a `cleanup_` event': _run_mistake(lambda cb: 0, cleanup=False),
               'a `cleanup_` event goes through the callbacks backward; here it goes forward': _run_mistake(cleanup=False),
               'the list is sorted in place, but it belongs to the caller; `sorted` makes a new one': _run_mistake(in_place=True),
               'the order is the wrong way round: small numbers go first': _run_mistake(backwards=True)},
@@ -142,7 +143,7 @@ def _few_mistake(exc=CancelEpochException, at=0, anywhere=False, total=False):
 FEW_BATCHES_CB = Exercise('FewBatchesCB', '11_callbacks',
     'Write a callback that ends each epoch of training after `n` batches, by an exception. Validation and the next epochs go on as always.',
     FewBatchesCB, lambda d: (dict(n=d.n(1, 3), batches=_rows(d, [2]*d.n(1, 4)), epochs=d.n(1, 2)),), level=2, use=_case(_use_few_batches),
-        rules=(_own_class,), **_LOOP,
+        rules=(_own_class,), allow=('callbacks', 'learner'), size=2,
     stub='from miniai.callbacks import Callback, CancelEpochException\n\nclass FewBatchesCB(Callback):\n    "Skip the rest of a training epoch after '
     '`n` batches"\n'
          '    def __init__(self, n): self.n = n\n    def after_batch(self, learn): raise NotImplementedError',
@@ -213,7 +214,8 @@ WITH_EVENTS = Exercise('with_events', '11_callbacks',
     'Write a decorator for methods: `@with_events(nm)` with nm as fit, epoch or batch announces `before_nm`, runs the method, and announces `after_nm`, '
     'by `self.callback(name)`. '
     'The cancel exception of this name ends it quietly, any other travels on, and `cleanup_nm` is announced in any case.',
-    with_events, _draw_with_events, level=3, judge=with_cbs, use=_use_with_events, allow=('callbacks', 'tasks_loop'), size=12, rules=(_alone('callback', 'one_batch', 'one_epoch', 'fit'),),
+    with_events, _draw_with_events, level=3, judge=with_cbs, use=_use_with_events, allow=('callbacks', 'tasks_loop'), size=12,
+        rules=(_alone('callback', 'one_batch', 'one_epoch', 'fit'),),
     stub='from miniai.callbacks import CancelBatchException, CancelEpochException, CancelFitException\n\ndef with_events(nm):\n'
          '    "A decorator that announces what comes before, after and in any case"\n    raise NotImplementedError',
     mistakes={'`cleanup_` is left out when something was canceled or failed; it has to come in any case': _events_mistake(cleanup='never on cancel'),
@@ -608,7 +610,8 @@ class _EveryBatch(Callback):
 ACCUMULATE_CB = Exercise('AccumulateCB', '13_learner',
     'Write a callback that lets the optimizer step once for every `n` training batches, along the mean of their gradients. The last group of an epoch '
     'may have fewer batches, and steps along their mean.',
-    AccumulateCB, lambda d: (dict(n=d.n(2, 3), batches=_rows(d, [2]*d.choice((2, 3, 4, 5)))),), level=3, judge=GradAccumCB, use=_case(_use_accumulate), rules=(_own_class,),
+    AccumulateCB, lambda d: (dict(n=d.n(2, 3), batches=_rows(d, [2]*d.choice((2, 3, 4, 5)))),), level=3, judge=GradAccumCB, use=_case(_use_accumulate),
+        rules=(_own_class,),
         allow=('callbacks', 'learner'), size=1,
     stub='from miniai.callbacks import Callback, CancelStepException\n\nclass AccumulateCB(Callback):\n    "Step once for every `n` batches"\n'
          '    order = 10\n    def __init__(self, n): self.n = n\n    def after_loss(self, learn): raise NotImplementedError',
@@ -754,7 +757,7 @@ def _early_mistake(key='valid_loss', fresh=True, previous=False, wait=0, exc=Can
 STOP_EARLY_CB = Exercise('StopEarlyCB', '14_checkpoint',
     'Write a callback that ends the fit after `patience` epochs in which the validation loss, `learn.history[-1]["valid_loss"]`, was not smaller than '
     'the best of this fit before. Each fit begins afresh.',
-    StopEarlyCB, _draw_stop_early, level=2, use=_use_stop_early, rules=(_own_class,), allow=('callbacks', 'learner'), size=2,
+    StopEarlyCB, _draw_stop_early, level=2, use=_use_stop_early, rules=(_own_class,), allow=('callbacks', 'learner'), size=5,
     stub='from miniai.callbacks import Callback, CancelFitException\n\nclass StopEarlyCB(Callback):\n    "End the fit when the validation loss gets no '
     'better"\n'
          '    def __init__(self, patience): self.patience = patience\n    def after_epoch(self, learn): raise NotImplementedError',

@@ -855,7 +855,7 @@ def test_a_process_that_is_asked_to_stop(signum, workers, wait, tmp_path):
     start = time.monotonic()
     p.wait(20)
     assert time.monotonic() - start < 2 or wait < 0.1, 'the limit is measured where nothing else can be the cause'
-    assert p.returncode == (143 if signum == signal.SIGTERM else -signal.SIGINT)
+    assert p.returncode in ((143,) if signum == signal.SIGTERM else (-signal.SIGINT, 1))   # 1 where a package runs code at exit, as PyTorch with tabulate
     at = read_checkpoint(checkpoints(tmp_path/'out')[-1])['position']
     last = [line for line in p.stdout.read().splitlines() if line[0].isdigit()][-1:] or [line]
     epoch, i = [int(o) for o in last[-1].split()]

@@ -63,14 +63,15 @@ def block(dtype):
 @each_float
 def test_columns_around_block_boundaries(f, dtype):
     wide, slim, lanes = block(dtype)
-    for n in edges(lanes, 48, slim, wide, 2*slim, wide+slim, 2*wide, gemm._STRIPS*wide, gemm._STRIPS*wide+slim): right(f, 7, 65, n, dtype)
+    for n in edges(lanes, 2*lanes, 64, slim, wide, 2*slim, wide+slim, 2*wide, gemm._STRIPS*wide, gemm._STRIPS*wide+slim): right(f, 7, 65, n, dtype)
 
 @each_new
 @each_float
 def test_rows_around_block_boundaries(f, dtype):
-    for m in edges(1, 5, 10, 50):
+    for m in edges(1, 5, gemm._TALL, 10, 2*gemm._TALL, 50):
         right(f, m, 20, block(dtype)[0]+3, dtype)
         right(f, m, 70, 7, dtype)
+        right(f, m, 70, 33, dtype)
 
 @each_new
 @each_float
@@ -91,7 +92,7 @@ def test_three_judges(f, dtype):
     test_close(f(a.numpy(), b.numpy()), a @ b, eps=1e-4)
 
 @each_new
-@pytest.mark.parametrize('m, k, n', [(300, 300, 300), (2000, 300, 10), (3, 2000, 500)])
+@pytest.mark.parametrize('m, k, n', [(300, 300, 300), (2000, 300, 10), (5, 70, 10), (30, 70, 50), (3, 2000, 500)])
 def test_strides(f, m, k, n):
     a, b = rand(2*m, 2*k), rand(k, 3*n, seed=1)
     for x, y in [(a[::2, ::2], b[:, ::3]), (a[:m, 1:k+1], b[:, 5:n+5]), (a[:m, :k].T.contiguous().T, b[:, :n].T.contiguous().T), (a[0, :k].expand(m, k), b[:, :1].expand(k, n))]:
@@ -108,7 +109,7 @@ def test_arrays_keep_their_kind(f):
     with pytest.raises(TypeError, match='float16'): f(a.astype(np.float16), b.astype(np.float16))
 
 @each_new
-@pytest.mark.parametrize('m, k, n', [(7, 70, 10), (7, 70, 100), (300, 300, 300)])
+@pytest.mark.parametrize('m, k, n', [(7, 70, 10), (7, 70, 50), (7, 70, 100), (300, 300, 300)])
 def test_nan_and_inf_stay_where_they_belong(f, m, k, n):
     a, b = torch.ones(m, k), torch.ones(k, n)
     a[0, 0], a[m-1, k-1], a[2, 3], a[3, 3], a[3, 4] = float('nan'), float('inf'), float('-inf'), float('inf'), float('-inf')
@@ -136,7 +137,7 @@ def test_refusals(f):
 
 # -- threads
 
-SHAPES = [(300, 300, 300), (3000, 784, 10), (40, 784, 500), (7, 784, 1000)]
+SHAPES = [(300, 300, 300), (3000, 784, 10), (3003, 784, 50), (9, 9000, 64), (40, 784, 500), (7, 784, 1000)]
 
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 @each_float
@@ -169,6 +170,49 @@ def test_out_is_written_over():
     out = np.full((300, 300), np.nan, np.float32)
     assert _product(x, y, out=out) is out
     test_close(out, x@y, eps=1e-3)
+
+@each_float
+@pytest.mark.parametrize('m, k, n', [(5, 30, 10), (13, 30, 10), (5, 30, 50), (13, 30, 50), (13, 1100, 33), (7, 30, 130), (60, 30, 130)])
+def test_nothing_around_the_result_is_touched(m, k, n, dtype):
+    x, y = rand(m, k, dtype=dtype).numpy(), rand(k, n, dtype=dtype, seed=1).numpy()
+    room = np.full(m*n + 64, np.nan, x.dtype)
+    _product(x, y, out=room[32:-32].reshape(m, n), threads=1)
+    test_close(room[32:-32].reshape(m, n), x@y, eps=1e-3)
+    assert np.isnan(room[:32]).all() and np.isnan(room[-32:]).all()
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='asks Linux for a page that nobody may read')
+def test_nothing_behind_the_inputs_is_read():
+    code = '''
+import ctypes, mmap, numpy as np
+from miniai.gemm import _product
+def at_the_edge(m, n):
+    "An array whose last number is the last one before forbidden memory"
+    size = -(-m*n*4//4096)*4096
+    room = mmap.mmap(-1, size+4096)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start+size), 4096, 0) == 0
+    x = np.frombuffer(room, np.float32, m*n, size-m*n*4).reshape(m, n)
+    x[:] = np.random.rand(m, n)
+    return x
+for m, k, n in [(5, 30, 10), (13, 30, 10), (5, 30, 50), (13, 30, 50), (13, 1100, 33), (1, 1, 1), (7, 30, 130), (60, 30, 130)]:
+    x, y = at_the_edge(m, k), at_the_edge(k, n)
+    assert np.allclose(_product(x, y, out=at_the_edge(m, n), threads=1), x@y, rtol=1e-4), (m, k, n)
+print('fine')
+import os; os._exit(0)'''
+    res = python(code)
+    assert res.stdout == 'fine\n', (res.returncode, res.stderr)
+
+def test_default_dtype_does_not_matter():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try: test_eq(matmul_fast(rand(5, 6), rand(6, 7)).dtype, torch.float32)
+    finally: torch.set_default_dtype(before)
+
+def test_a_negated_view_is_not_taken_for_its_numbers():
+    x = torch._neg_view(rand(5, 6))
+    try: c = matmul_fast(x, rand(6, 7))
+    except RuntimeError: return             # refused, in PyTorch's words
+    test_close(c, x @ rand(6, 7), eps=1e-5)
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 12))
 def test_cuts_cover_every_cell_once(m, n, parts):
@@ -204,7 +248,7 @@ def test_narrow_vectors_give_the_same_numbers(tmp_path):
 import torch
 from miniai.gemm import matmul_blocked, matmul_fast, vector_registers
 assert vector_registers() == (32, 16)
-for m, k, n in [(300, 300, 300), (61, 784, 10), (7, 20, 33), (5, 784, 1000)]:
+for m, k, n in [(300, 300, 300), (61, 784, 10), (5, 784, 10), (7, 20, 33), (64, 784, 50), (5, 784, 1000)]:
     for dtype in (torch.float32, torch.float64):
         a, b = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)
         for f in (matmul_blocked, matmul_fast): assert (f(a, b)-a@b).abs().max() < 1e-3
@@ -215,12 +259,11 @@ print('fine')'''
 def test_machine_code_is_kept_between_processes(tmp_path):
     code = '''
 import numpy as np
-from miniai.gemm import _product, _tiles
-x = np.ones((20, 20), np.float32)
-_product(x, x, threads=1)
-print(sum(_tiles.stats.cache_hits.values()))'''
+from miniai.gemm import _in_place, _product, _tiles
+for n in (20, 100): _product(np.ones((20, 100), np.float32), np.ones((100, n), np.float32), threads=1)
+print(*(sum(f.stats.cache_hits.values()) for f in (_in_place, _tiles)))'''
     hits = [python(code, NUMBA_CACHE_DIR=str(tmp_path)).stdout for _ in range(2)]
-    assert hits == ['0\n', '1\n']
+    assert hits == ['0 0\n', '1 1\n']
 
 # -- the roofline, and the way to the convolution
 

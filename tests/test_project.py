@@ -1,8 +1,10 @@
 "What holds the project together: notebooks, modules, settings and README agree"
 import ast
+import base64
 import configparser
 import importlib
 import inspect
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 NBS = sorted((ROOT/'nbs').glob('*.ipynb'))
@@ -93,6 +96,64 @@ def test_every_chapter_has_its_module_and_its_tests():
     assert sorted(found) == MODULES
     for m in MODULES: assert (ROOT/f'tests/test_{m}.py').is_file(), f'tests/test_{m}.py is missing'
 
+# -- pictures
+
+def directives(source):
+    "The `#|` lines at the top of a cell: name → value"
+    lines = re.match(r'(?:#\|.*\n?)*', source)[0].splitlines()
+    return {k: v for k, v in re.findall(r'^#\|\s*([\w-]+):?[ \t]*(.*)$', '\n'.join(lines), re.M)}
+
+@each_notebook
+def test_pictures_have_words_and_no_background(path):
+    for cell in json.loads(path.read_text())['cells']:
+        data, where = [o.get('data', {}) for o in cell.get('outputs', [])], f'{path.name}, cell {cell["id"]}'
+        for tag in re.findall(r'<img\b[^>]*>', ''.join(''.join(d.get('text/html', '')) for d in data)):
+            assert re.search(r'\balt="[^"]{20,}"', tag), f'{where}: an <img> without alt'
+        pngs = [''.join(d['image/png']) for d in data if 'image/png' in d]
+        if not pngs: continue
+        alt = directives(''.join(cell['source'])).get('fig-alt', '')
+        assert len(alt.strip('"\' ')) >= 20, f'{where}: say in words what the picture shows, at the top of the cell: #| fig-alt: …'
+        assert alt[0] in '"\'' or not re.search(r'^\W|: | #', alt), f'{where}: no valid YAML; leave out the colon, or put the text in quotes'
+        for png in pngs:
+            image = Image.open(io.BytesIO(base64.b64decode(png)))
+            corners = [image.convert('RGBA').getpixel((x, y))[3] for x in (0, image.width-1) for y in (0, image.height-1)]
+            assert image.mode == 'RGBA' and corners == [0]*4, f'{where}: a picture with a background; run the page in its folder, where the matplotlibrc is'
+
+def test_ink_and_colors_can_be_read_on_white_and_on_black():
+    import matplotlib as mpl
+    rc = mpl.rc_params_from_file(ROOT/'nbs/matplotlibrc', use_default_template=False)
+    def luminance(color): return sum(w*(v/12.92 if v <= .04045 else ((v + .055)/1.055)**2.4) for w, v in zip((.2126, .7152, .0722), mpl.colors.to_rgb(color), strict=True))
+    def contrasts(color): return 1.05/(luminance(color) + .05), (luminance(color) + .05)/(luminance('#131416') + .05)
+    ink = rc['text.color']
+    assert min(contrasts(ink)) > 4.2 and max(contrasts(ink)) - min(contrasts(ink)) < .1
+    assert len(set(mpl.colors.to_rgb(ink))) == 3, 'this ink occurs in gray images'
+    colors = rc['axes.prop_cycle'].by_key()['color']
+    assert len(colors) >= 6 and min(min(contrasts(c)) for c in colors) >= 3
+    for name in mpl.colormaps: assert ink not in map(mpl.colors.to_hex, mpl.colormaps[name](range(mpl.colormaps[name].N))), name
+
+def test_text_is_stored_in_one_ink():
+    "In the folder of the notebooks, as Jupyter draws: only the opacity of text, axes and grid varies"
+    code = '''
+import io
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.core.pylabtools import print_figure
+from PIL import Image
+fig, ax = plt.subplots()
+ax.set(title='title', xlabel='x', ylabel='y')
+ax.grid()
+ax.text(.3, .5, 'text')
+ax.add_patch(plt.Rectangle((.6, .6), .2, .2, fill=False))
+ax.legend(*ax.get_legend_handles_labels(), title='legend')
+pixels = np.asarray(Image.open(io.BytesIO(print_figure(fig, 'png'))))
+seen = pixels[pixels[..., 3] > 4]
+print(plt.rcParams['text.color'], {'%02x%02x%02x' % tuple(p[:3]) for p in seen.tolist()}, len(np.unique(seen[:, 3])) > 100)
+'''
+    res = run(sys.executable, '-c', code, cwd=ROOT/'nbs', MPLBACKEND='agg')
+    assert res.returncode == 0, res.stderr
+    ink = res.stdout[1:7]
+    assert res.stdout == f"#{ink} {{'{ink}'}} True\n"
+
 # -- imports
 
 @each_module
@@ -121,7 +182,8 @@ def test_imports_point_only_up_the_house(path):
     place = {module_of(p): i for i, p in enumerate(CHAPTERS)}
     here = place[module_of(path)]
     for source in cells(path):
-        for name in imported(source): assert place[name] < here, f'{path.name} imports {name}, a later chapter'
+        shown = set() if re.search(r'#\|\s*export', source) else {'explorers', 'exercises', module_of(path)}     # a page may show them; what it exports may not
+        for name in set(imported(source)) - shown: assert place[name] < here, f'{path.name} imports {name}, a later chapter'
 
 @each_module
 def test_no_star_imports(module):
@@ -209,6 +271,7 @@ def test_readme_commands_are_those_of_ci():
     written = [line for b in blocks for line in b.splitlines() if line.startswith('python -m pip install')]
     assert listed == written and len(listed) >= 2
     assert '&& miniai ladder' in listed[0] and '&& nbdev_test && pytest' in listed[1]
+    assert "'.[docs]' && sphinx-build" in listed[2] and listed[2].endswith(' -b html docs _docs')
 
 def test_readme_and_changelog_are_true():
     for p in CHAPTERS: assert f'(nbs/{p.name})' in README, f'{p.name} is not on the map'
