@@ -132,7 +132,7 @@ def _notebook(cells):
 def _workbook(chapter, tasks):
     "The cells of one chapter's workbook"
     yield 'markdown', f'# Exercises for {chapter}\n\nReplace each `raise NotImplementedError`, and run the cell below it.'
-    yield 'code', 'import torch\nfrom torch import Tensor\n\nfrom miniai.exercises import check'
+    yield 'code', 'import math\n\nimport numpy as np\nimport torch\nimport torch.nn.functional as F\nfrom torch import Tensor, nn\n\nfrom miniai.exercises import check'
     for task in tasks:
         yield 'markdown', '## ' + Sheet(task).markdown()
         yield 'code', _stub(task)

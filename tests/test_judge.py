@@ -7,8 +7,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from miniai.judge import (Draw, Exercise, compiled, diagnose, difference, judge, no_autograd, no_calls, no_loop, no_matmul, one_expression, shrink,
-                          speed_ratio, try_case, wrong_places)
+from miniai.judge import (
+    Case,
+    Draw,
+    Exercise,
+    Rule,
+    Verdict,
+    as_html,
+    as_text,
+    compiled,
+    diagnose,
+    difference,
+    judge,
+    no_autograd,
+    no_calls,
+    no_loop,
+    no_matmul,
+    one_expression,
+    shrink,
+    speed_ratio,
+    try_case,
+    wrong_places,
+)
 from miniai.testing import test_close, test_eq
 from miniai.watch import watch
 
@@ -158,7 +178,7 @@ def test_no_loop(name):
     verdict = judge(exercise(rules=(no_loop,)), LOOPS[name])
     assert not verdict and 'the numbers are right, but' in verdict.problem, verdict
 
-PRODUCTS = dict(operator=lambda a, b: a @ b, mm=lambda a, b: getattr(torch, 'mm')(a, b), einsum=lambda a, b: torch.einsum('ik,kj', a, b), tensordot=lambda a, b: torch.tensordot(a, b, 1),
+PRODUCTS = dict(operator=lambda a, b: a @ b, mm=lambda a, b: torch.mm(a, b), einsum=lambda a, b: torch.einsum('ik,kj', a, b), tensordot=lambda a, b: torch.tensordot(a, b, 1),
                 numpy=lambda a, b: torch.from_numpy(a.numpy() @ b.numpy()), dot=lambda a, b: torch.from_numpy(np.dot(a.numpy(), b.numpy())), linear=lambda a, b: torch.nn.functional.linear(a, b.T),
                 matmul=lambda a, b: torch.from_numpy(np.matmul(a.numpy(), b.numpy())), evaluated=lambda a, b: eval('a @ b', dict(a=a, b=b)), rows=lambda a, b: torch.stack([b.T.mv(r) for r in a]))
 
@@ -215,6 +235,25 @@ def test_a_class_can_be_an_answer():
         value = 0
         def add(self, v): self.value = v*1
     test_eq(judge(ex, Other).diagnosis, 'only the last one is kept')
+
+def test_a_rule_of_your_own():
+    def even(fn, run): return '' if sum(run.codes.values()) % 2 else 'an even number of your functions ran'
+    verdict = judge(exercise(rules=(Rule('an odd number of functions', even),)), lambda a, b: (lambda: a @ b)())
+    assert isinstance(verdict, Verdict) and 'The rule: an odd number' in verdict.problem
+
+def test_long_and_ragged_inputs_are_shown():
+    case = Case(([(T([1.]), 2), (T([3., 4]), 5)], np.ones(2, dtype='>f4')), 1, watch(lambda: 2), 'wanted 1, got 2')
+    verdict = Verdict('x', False, case.problem, case=case, names=('a_name_that_is_long', 'big_endian'))
+    assert 'a_name_that_is_long ' in as_text(verdict) and '\033[31m' in as_text(verdict, color=True) and '<table>' in as_html(verdict) and case.weight == 4
+    assert difference(np.ones(2, dtype='>f4'), np.zeros(2, dtype='>f4'))
+
+def test_loading_a_package_is_not_the_learners_time(tmp_path, monkeypatch):
+    (tmp_path/'slow_package.py').write_text('import time, email.mime.text\ntime.sleep(.6)\nimport wave')
+    monkeypatch.syspath_prepend(tmp_path)
+    def fn(a, b):
+        import slow_package  # noqa: F401
+        return a @ b
+    assert judge(exercise(), fn, limit=.3)
 
 def test_pictures_mark_what_is_wrong():
     page = judge(exercise(), lambda a, b: a @ b + 1)._repr_html_()

@@ -269,7 +269,7 @@ WRONG = {
         (lambda *args: norm_back_by_rows(*args, drop=('weight',)), '`weight` is forgotten'), (lambda *args: -norm_back_by_rows(*args), 'the sign is the other way round'),
         (autograd(lambda v, x, w, g, eps: norm_by_rows(v, w, w, eps), lambda x, *_: x.clone(), pick=2), 'it calls `grad`')],
     'conv_grad_bias': [
-        (lambda g: torch.nan_to_num(torch.einsum('nfij->f', g)/max(g[:, 0].numel(), 1)), 'the mean is taken instead of the sum'),
+        (lambda g: torch.einsum('nfij->f', g)/g[:, 0].numel(), 'the mean is taken instead of the sum'),
         (lambda g: torch.einsum('nfij->fij', g), 'over the images only'), (lambda g: g.flatten(2).sum(2), 'over the places only'),
         (lambda g: torch.stack([g[:, f].sum() for f in range(g.shape[1])]), 'there is a loop'), (doubled('conv_grad_bias'), 'float64')],
     'conv2d_shifted': [
@@ -284,7 +284,7 @@ WRONG = {
         (lambda x, stride: F.pixel_unshuffle(x[None], stride), 'it calls `pixel_unshuffle`')],
     'conv_grad_weights': [
         (lambda *args: weights_by_columns(*args).flip(-1, -2), 'turned around'), (lambda *args: weights_by_columns(*args).swapaxes(0, 1), 'filters and channels are exchanged'),
-        (lambda x, *args: weights_by_columns(x, *args)/(len(x) or 1), 'the mean over the images'), (autograd(lambda w, x, g, ks, stride: taps(x, w, stride), lambda x, g, ks, stride: x.new_zeros(g.shape[1], x.shape[1], *ks), pick=1), 'it calls `grad`'),
+        (lambda x, *args: weights_by_columns(x, *args)/x.shape[0], 'the mean over the images'), (autograd(lambda w, x, g, ks, stride: taps(x, w, stride), lambda x, g, ks, stride: x.new_zeros(g.shape[1], x.shape[1], *ks), pick=1), 'it calls `grad`'),
         (damages('conv_grad_weights'), 'it works in place')],
     'conv_grad_images': [
         (lambda g, w, size, stride: images_by_columns(g, w.flip(-1, -2), size, stride), 'turned around once too often'), (images_last, 'the last one wins'),
