@@ -658,6 +658,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'miniai.judge.Rule': ('judge.html#rule', 'miniai/judge.py'),
                               'miniai.judge.Verdict': ('judge.html#verdict', 'miniai/judge.py'),
                               'miniai.judge.Verdict.__bool__': ('judge.html#verdict.__bool__', 'miniai/judge.py'),
+                              'miniai.judge.Verdict.__repr__': ('judge.html#verdict.__repr__', 'miniai/judge.py'),
                               'miniai.judge.Verdict.__str__': ('judge.html#verdict.__str__', 'miniai/judge.py'),
                               'miniai.judge.Verdict._repr_html_': ('judge.html#verdict._repr_html_', 'miniai/judge.py'),
                               'miniai.judge._Counted': ('judge.html#_counted', 'miniai/judge.py'),

@@ -10,6 +10,7 @@ __all__ = ['no_loop', 'no_matmul', 'no_autograd', 'one_expression', 'compiled', 
 # %% ../nbs/16b_judge.ipynb #139c95ca
 import copy
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -366,7 +367,7 @@ class Verdict:
 
     def __bool__(self): return self.passed
     def __str__(self): return as_text(self)
-    __repr__ = __str__
+    def __repr__(self): return as_text(self, color=sys.stdout.isatty())
     def _repr_html_(self): return as_html(self)
 
 # %% ../nbs/16b_judge.ipynb #6a5d73c5
@@ -405,20 +406,22 @@ _CSS = '''<style>
 .miniai-verdict.right { --tone:#2da44e; } .miniai-verdict.wrong { --tone:#e5534b; }
 .miniai-verdict p { margin:.2em 0; } .miniai-verdict .side { display:flex; flex-wrap:wrap; gap:.8em 1.6em; margin:.4em 0; }
 .miniai-verdict figure { margin:0; } .miniai-verdict figcaption { font-size:13px; opacity:.85; margin-bottom:.2em; }
-.miniai-verdict table { border-collapse:collapse; margin:0; width:auto; font-size:13px; font-variant-numeric:tabular-nums; }
+.miniai-verdict table { border-collapse:collapse; margin:0 0 .4em; width:auto; font-size:13px; font-variant-numeric:tabular-nums; }
 .miniai-verdict td { border:1px solid rgba(125,131,139,.6); padding:.1em .5em; text-align:right; background:transparent; color:inherit; }
 .miniai-verdict td.bad { outline:2px solid #e5534b; outline-offset:-2px; font-weight:700; } .miniai-verdict pre { margin:0; padding:0; border:0; font:13px/1.4 ui-monospace,monospace; background:transparent; color:inherit; white-space:pre-wrap; }
 </style>'''
 
 def _table(x, bad=None):
-    "A tensor with up to two dimensions and 12 rows and columns as an HTML table; anything else as text"
+    "A tensor of up to 12 rows and columns and 8 images or channels as HTML tables; anything else as text"
     import html
     if isinstance(x, np.ndarray) and x.dtype.kind in 'biuf': x = torch.as_tensor(x.astype(x.dtype.newbyteorder('=')))
-    if not isinstance(x, torch.Tensor) or not _dense(x) or not 1 <= x.ndim <= 2 or max(x.shape) > 12 or not x.numel(): return f'<pre>{html.escape(_value(x))}</pre>'
-    x = x.detach().reshape(-1, x.shape[-1])
-    bad = None if bad is None or bad.numel() != x.numel() else bad.reshape(x.shape)
-    cell = lambda i, j: f'<td{" class=bad" if bad is not None and bad[i,j] else ""}>{x[i,j].item():.4g}</td>'
-    return '<table>' + ''.join('<tr>' + ''.join(cell(i, j) for j in range(x.shape[1])) + '</tr>' for i in range(x.shape[0])) + '</table>'
+    if not isinstance(x, torch.Tensor) or not _dense(x) or not 1 <= x.ndim <= 4 or max(x.shape) > 12 or not x.numel(): return f'<pre>{html.escape(_value(x))}</pre>'
+    planes = x.detach().reshape(-1, *(x.shape[-2:] if x.ndim > 1 else (1, len(x))))     # images and channels one after the other
+    if len(planes) > 8: return f'<pre>{html.escape(_value(x))}</pre>'
+    bad = torch.zeros_like(planes, dtype=bool) if bad is None or bad.numel() != x.numel() else bad.reshape(planes.shape)
+    def cell(v, wrong): return f'<td{" class=bad" if wrong else ""}>{v:.4g}</td>'
+    def row(vs, ws): return '<tr>' + ''.join(cell(v, w) for v, w in zip(vs.tolist(), ws.tolist(), strict=True)) + '</tr>'
+    return ''.join('<table>' + ''.join(map(row, plane, wrong)) + '</table>' for plane, wrong in zip(planes, bad, strict=True))
 
 def _panel(label, x, bad=None):
     import html
@@ -486,7 +489,7 @@ def speed_ratio(
 # %% ../nbs/16b_judge.ipynb #99fd668c
 def _parameters(exercise):
     import inspect
-    return tuple(inspect.signature(exercise.spec).parameters) if exercise.use is None else ()
+    return tuple(inspect.signature(exercise.spec).parameters) if exercise.use is None else tuple(inspect.signature(exercise.use).parameters)[1:]
 
 def _wrong(exercise, fn, cases, calls, limit):
     "The verdict on an answer with at least one wrong case"

@@ -236,6 +236,15 @@ def test_a_class_can_be_an_answer():
         def add(self, v): self.value = v*1
     test_eq(judge(ex, Other).diagnosis, 'only the last one is kept')
 
+def test_images_are_shown_plane_by_plane():
+    ex = Exercise('double', 'x', 'Double.', lambda x: 2*x, lambda d: (d.floats(2, 1, 2, 3),))
+    page = judge(ex, lambda x: 2*x + (torch.arange(3) == 1))._repr_html_()
+    test_eq((page.count('<table>'), page.count('<td class=bad>')), (6, 4))
+
+def test_inputs_of_a_class_are_shown():
+    ex = Exercise('total', 'x', 'Add up.', sum, lambda d: ([1, 2, 3],), use=lambda fn, values: fn(values))
+    assert '[1, 2, 3]' in str(judge(ex, lambda v: 0))
+
 def test_a_rule_of_your_own():
     def even(fn, run): return '' if sum(run.codes.values()) % 2 else 'an even number of your functions ran'
     verdict = judge(exercise(rules=(Rule('an odd number of functions', even),)), lambda a, b: (lambda: a @ b)())
