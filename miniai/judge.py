@@ -415,8 +415,8 @@ def _table(x, bad=None):
     "A tensor of up to 12 rows and columns and 8 images or channels as HTML tables; anything else as text"
     import html
     if isinstance(x, np.ndarray) and x.dtype.kind in 'biuf': x = torch.as_tensor(x.astype(x.dtype.newbyteorder('=')))
-    if not isinstance(x, torch.Tensor) or not _dense(x) or not 1 <= x.ndim <= 4 or max(x.shape) > 12 or not x.numel(): return f'<pre>{html.escape(_value(x))}</pre>'
-    planes = x.detach().reshape(-1, *(x.shape[-2:] if x.ndim > 1 else (1, len(x))))     # images and channels one after the other
+    if not isinstance(x, torch.Tensor) or not _dense(x) or x.ndim > 4 or max(x.shape, default=1) > 12 or not x.numel(): return f'<pre>{html.escape(_value(x))}</pre>'
+    planes = x.detach().reshape(-1, *(x.shape[-2:] if x.ndim > 1 else (1, x.numel())))     # images and channels one after the other
     if len(planes) > 8: return f'<pre>{html.escape(_value(x))}</pre>'
     bad = torch.zeros_like(planes, dtype=bool) if bad is None or bad.numel() != x.numel() else bad.reshape(planes.shape)
     def cell(v, wrong): return f'<td{" class=bad" if wrong else ""}>{v:.4g}</td>'
@@ -425,7 +425,7 @@ def _table(x, bad=None):
 
 def _panel(label, x, bad=None):
     import html
-    shape = f', shape {tuple(x.shape)}' if isinstance(x, torch.Tensor | np.ndarray) else ''
+    shape = f', shape {tuple(x.shape)}' if isinstance(x, torch.Tensor | np.ndarray) and x.ndim else ''
     return f'<figure><figcaption>{html.escape(label)}{shape}</figcaption>{_table(x, bad)}</figure>'
 
 def as_html(verdict:Verdict)->str:
