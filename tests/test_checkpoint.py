@@ -844,9 +844,9 @@ def left_over(sessions):
 @linux
 @pytest.mark.slow
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize('workers, wait', [(0, 0.01), (2, 0.01), (2, 0.4)])
+@pytest.mark.parametrize('workers, wait', [(0, 0.01), (2, 0.01), (2, 0.8)])
 def test_a_process_that_is_asked_to_stop(signum, workers, wait, tmp_path):
-    "Also while workers take seconds for a batch: 8 items of 0.4 seconds"
+    "Also while workers take seconds for a batch: 8 items of 0.8 seconds"
     p = program(tmp_path, workers, wait)
     while (line := p.stdout.readline()) and not line.startswith('0 2'): pass
     assert line, p.stderr.read()
@@ -854,7 +854,7 @@ def test_a_process_that_is_asked_to_stop(signum, workers, wait, tmp_path):
     os.kill(p.pid, signum)
     start = time.monotonic()
     p.wait(20)
-    assert time.monotonic() - start < 2 or wait < 0.1, 'the limit is measured where nothing else can be the cause'
+    assert time.monotonic() - start < 5 or wait < 0.1, 'it waited for the workers'     # a batch takes 6.4 seconds
     assert p.returncode in ((143,) if signum == signal.SIGTERM else (-signal.SIGINT, 1))   # 1 where a package runs code at exit, as PyTorch with tabulate
     at = read_checkpoint(checkpoints(tmp_path/'out')[-1])['position']
     last = [line for line in p.stdout.read().splitlines() if line[0].isdigit()][-1:] or [line]
