@@ -229,7 +229,7 @@ def _check(args):
     for line in failed: _aside(f'{args.file}: {line}')
     right = sum(v['passed'] for v in verdicts)
     _aside(f'{right} of {len(verdicts)} right' if verdicts else f'{args.file} answers no exercise' + (f' {args.exercise!r}' if args.exercise else ''))
-    return 0 if verdicts and right == len(verdicts) else 1
+    return 0 if verdicts and right == len(verdicts) and not failed else 1
 
 def _progress(args):
     "`miniai progress`: how much of a workbook is right"

@@ -20,14 +20,15 @@ import textwrap
 from collections import Counter
 from pathlib import Path
 
-from .judge import Draw, Verdict, as_text, judge
+from .judge import Draw, Verdict, _code, as_text, judge
 
 # %% ../nbs/16g_exercises.ipynb #22e7658e
 _PARTS = ('tasks_tensors', 'tasks_data', 'tasks_convs', 'tasks_loop')
 
 def _tasks():
     "All tasks, in the order of the book: name → `Exercise`"
-    return {task.name: task for part in _PARTS for task in importlib.import_module(f'miniai.{part}').TASKS}
+    found = [task for part in _PARTS for task in importlib.import_module(f'miniai.{part}').TASKS]
+    return {task.name: task for task in sorted(found, key=lambda t: t.chapter)}
 
 def _task(name):
     "One task; an unknown name is refused with those that are close"
@@ -49,8 +50,7 @@ class Listing(list):
     __repr__ = __str__
 
     def _repr_html_(self):
-        import html
-        rows = ''.join(f'<tr><td>{e["chapter"]}</td><td><code>{e["name"]}</code></td><td>{"★"*e["level"]}</td><td style="text-align:left">{html.escape(e["task"])}</td></tr>' for e in self)
+        rows = ''.join(f'<tr><td>{e["chapter"]}</td><td><code>{e["name"]}</code></td><td>{"★"*e["level"]}</td><td style="text-align:left">{_code(e["task"])}</td></tr>' for e in self)
         return f'<table><thead><tr><th>chapter</th><th>exercise</th><th>level</th><th style="text-align:left">task</th></tr></thead><tbody>{rows}</tbody></table>'
 
 def exercises(
@@ -106,6 +106,11 @@ class Sheet:
 # %% ../nbs/16g_exercises.ipynb #ef7d4280
 _ATTEMPTS, _COLLECTED = Counter(), None
 
+class _Later(Verdict):
+    "What `check` returns while a file is run: its answers are judged when it has ended"
+    def __str__(self): return f'{self.name}: judged at the end'
+    __repr__ = __str__
+
 def check(
     name:str,      # of the exercise
     fn=None,       # yours; None shows the task
@@ -114,7 +119,7 @@ def check(
     "Judge your answer to an exercise, or show the task"
     task = _task(name)
     if fn is None: return Sheet(task)
-    if _COLLECTED is not None: _COLLECTED[name] = fn; return None
+    if _COLLECTED is not None: _COLLECTED[name] = fn; return _Later(name, True)
     verdict = judge(task, fn, _ATTEMPTS[name] + 1, **limits)
     if not verdict: _ATTEMPTS[name] += 1
     return verdict
@@ -155,13 +160,18 @@ def start(
     return written
 
 # %% ../nbs/16g_exercises.ipynb #84892f82
+def _plain(source):
+    "A cell without magics; one that is Python as it stands stays as it is, `%` at the beginning of a line may be a remainder"
+    try: ast.parse(source); return source
+    except SyntaxError: return re.sub(r'(?m)^(\s*)[%!].*$', r'\1pass', source)
+
 def _cells(path):
     "(number, source) of the code in a notebook or a script, without magics"
     text = path.read_text()
     if path.suffix == '.py': return [(1, text)]
     try: cells = [''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type'] == 'code']
     except (ValueError, KeyError, TypeError): raise ValueError(f'{str(path)!r} is not a notebook: it holds no JSON with cells') from None
-    return [(i + 1, re.sub(r'(?m)^(\s*)[%!].*$', r'\1pass', c)) for i, c in enumerate(cells)]
+    return [(i + 1, _plain(c)) for i, c in enumerate(cells)]
 
 def _run_cells(path, seconds):
     "Run a file: its names, what it handed to `check`, and the cells that failed, in words"
@@ -169,7 +179,7 @@ def _run_cells(path, seconds):
 
     from miniai.watch import watch
     global _COLLECTED
-    names, failed, _COLLECTED = {'__name__': '__main__'}, [], {}
+    names, failed, _COLLECTED = {'__name__': '__main__', '__file__': str(path), 'display': print}, [], {}
     for i, source in _cells(path):
         file = str(path) if path.suffix == '.py' else f'<cell {i} of {path.name}>'
         linecache.cache[file] = (len(source), None, source.splitlines(True), file)   # so that a traceback can quote it
@@ -199,7 +209,8 @@ def _child(path, out, wanted, attempts, seconds):
     with open(out, 'w') as file:
         print(json.dumps(dict(failed=failed, found=list(answers))), file=file, flush=True)
         for name, fn in answers.items():
-            verdict = judge(tasks[name], fn, attempts.get(name, 0) + 1)
+            try: verdict = judge(tasks[name], fn, attempts.get(name, 0) + 1)
+            except Exception as e: verdict = Verdict(name, False, f'the judge could not cope with this answer ({type(e).__name__}: {e})')     # one answer, not the whole file
             print(json.dumps(_record(tasks[name], verdict)), file=file, flush=True)
     sys.stdout.flush()
     os._exit(0)     # do not wait for threads that could not be stopped

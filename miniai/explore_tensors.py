@@ -387,7 +387,7 @@ _LOOK = '''
 @ tr, @ tbody tr:nth-child(odd), @ tbody tr:nth-child(even), @ tbody tr:hover { background:none; border:0; }
 @ th, @ td { border:0; padding:.1em .45em; text-align:right; font-weight:normal; color:inherit; white-space:nowrap; }
 @ thead th { border-bottom:1px solid var(--soft); font-size:.87em; }
-@ .cell.ghost { opacity:1; } @ .cell.ghost rect { fill-opacity:.35; } @ .cell.ghost text { opacity:.78; }
+@ .cell.ghost { opacity:1; } @ .cell.ghost rect { fill-opacity:.35; }
 '''
 
 _MATMUL_LOOK = '''

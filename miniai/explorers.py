@@ -700,7 +700,7 @@ const say = i => {
   const t = data.ticks[i], n = t.changes.length;
   const did = t.skipped ? '' : t.raised ? `; raises ${t.raised}` : n ? '; ' + t.changes.slice(0, 3).map(c => c[2] === null ? `${c[0]} is gone` : `${c[0]} is ${c[2]}`).join('; ')
     + (n > 3 ? `; ${n - 3} more` : '') : t.printed ? '; prints' : '; changes nothing';
-  return `Step ${i + 1} of ${N}: ${[...path(t), t.event].filter(Boolean).join(', ')}. ${doing(t)}${did}.`;
+  return `Step ${i + 1} of ${N}: ${[...path(t), t.event].filter(Boolean).join(', ') || 'fit'}. ${doing(t)}${did}.`;
 };
 const show = i => {
   fill(i);

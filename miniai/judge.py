@@ -9,9 +9,12 @@ __all__ = ['no_loop', 'no_matmul', 'no_autograd', 'one_expression', 'compiled', 
 
 # %% ../nbs/16b_judge.ipynb #139c95ca
 import copy
+import dis
+import inspect
 import statistics
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +59,10 @@ def _kind(x):
     "Name of a value's type, as a reader would say it"
     return 'nothing (None)' if x is None else 'a number' if isinstance(x, int | float) and not isinstance(x, bool) else type(x).__name__
 
+def _short(x):
+    try: return f'{x:.6g}'
+    except OverflowError: return 'a number too large to show'
+
 def _number(x):
     "Numbers and tensors with one value and no dimension, as a Python number; anything else as it is"
     return x.item() if isinstance(x, torch.Tensor | np.ndarray | np.generic) and x.ndim == 0 else x
@@ -73,7 +80,7 @@ def difference(
     if isinstance(want, float | int) and not isinstance(want, bool):
         if isinstance(got, bool) or not isinstance(got, float | int): return f'wanted a number, got {_kind(got)}'
         same = got == want or (got != got and want != want) or abs(got - want) <= eps*max(1, abs(want))
-        return '' if same else f'wanted {want:.6g}, got {got:.6g}'
+        return '' if same else f'wanted {_short(want)}, got {_short(got)}'
     if isinstance(want, dict):
         if not isinstance(got, dict): return f'wanted a dictionary, got {_kind(got)}'
         if got.keys() != want.keys(): return f'wanted the keys {list(want)}, got {list(got)}'
@@ -141,15 +148,16 @@ def _matmul_broken(fn, run):
 def _loop_broken(fn, run):
     loops = [c.co_name for c in run.codes if has_loop(c)]
     if loops: return f'there is a loop in `{loops[0]}`'
-    often = [(c.co_name, n) for c, n in run.codes.items() if n > 3]
+    named = Counter(i.argval for c in run.codes for i in dis.get_instructions(c) if isinstance(i.argval, str) and i.opname.startswith('LOAD'))
+    often = [(c.co_name, n) for c, n in run.codes.items() if n > max(3, named[c.co_name])]     # a helper may be called in as many places as it is written
     if often: return f'`{often[0][0]}` ran {often[0][1]} times in one call, which is a loop by another name'
     if {'unbind', '__iter__'} & run.names(): return 'it walks through a tensor row by row'
     found = sorted({*(run.names() & _HIDDEN_LOOPS), *_mentions(fn, _HIDDEN_LOOPS)})
     return f'`{found[0]}` is a loop inside' if found else ''
 
 def _expression_broken(fn, run):
-    code = getattr(getattr(fn, 'py_func', fn), '__code__', None)
-    kept = [v for v in code.co_varnames[code.co_argcount + code.co_kwonlyargcount:]] if code else []
+    code = getattr(inspect.unwrap(getattr(fn, 'py_func', fn)), '__code__', None)
+    kept = code.co_varnames[code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS):] if code else ()
     return f'it keeps `{kept[0]}` in between' if kept else ''
 
 def _numba_broken(fn, run): return '' if getattr(fn, 'nopython_signatures', None) else 'it was not compiled: decorate it with `@njit`'
@@ -256,7 +264,8 @@ def _known(exercise, cases):
 
 def _ratio(case):
     "The one number by which all results are too large, if there is one"
-    got, want = (torch.as_tensor(v).double().flatten() for v in (case.got, case.want))
+    try: got, want = (torch.as_tensor(v).double().flatten() for v in (case.got, case.want))
+    except (TypeError, ValueError, RuntimeError, OverflowError): return None     # numbers or arrays that PyTorch cannot hold
     if got.shape != want.shape or not got.numel() or not (want.abs() > 1e-3).any(): return None
     big = want.abs().argmax()
     factor = (got[big]/want[big]).item()
@@ -302,16 +311,15 @@ def _plainly(case):
     if run.error is not None: return ''
     if got is None and want is not None: return 'nothing is returned: is there a `return`?'
     if case.problem.startswith('it changed its input'): return 'it works in place: an operator like `+=` or a method ending in `_` on the argument; make a copy, or a new tensor'
-    if isinstance(got, torch.Tensor | np.ndarray) and isinstance(want, torch.Tensor | np.ndarray) and got.dtype != want.dtype and got.shape == want.shape:
-        return f'the numbers became {got.dtype}: where does another dtype come in? (Python floats and NumPy make float64)' if '64' in str(got.dtype) else f'the dtype changed to {got.dtype}'
+    if isinstance(want, torch.Tensor | np.ndarray) and type(got) is type(want) and got.dtype != want.dtype and got.shape == want.shape:
+        return f'the numbers became {got.dtype}: where does another dtype come in? (Python floats and NumPy make float64)' if 'float64' in str(got.dtype) else f'the dtype changed to {got.dtype}'
     return ''
 
-def _nan(cases):
+def _nan(case):
     "Is there nan where there should be none?"
-    bad = [c for c in cases if c.problem and isinstance(c.got, torch.Tensor) and isinstance(c.want, torch.Tensor)]
-    if any(_dense(c.got) and c.got.isnan().any() and not c.want.isnan().any() for c in bad):
-        return 'there is nan in the result: a division of 0 by 0, or inf minus inf'
-    return ''
+    got, want = case.got, case.want
+    both = isinstance(got, torch.Tensor) and isinstance(want, torch.Tensor) and _dense(got)
+    return 'there is nan in the result: a division of 0 by 0, or inf minus inf' if both and got.isnan().any() and not want.isnan().any() else ''
 
 def _where(cases):
     "Which inputs fail, if that alone tells something"
@@ -328,7 +336,7 @@ def diagnose(
 )->str:           # '' if nothing is recognized
     "Name the mistake that the answers look like"
     first = next(c for c in cases if c.problem)
-    return _known(exercise, cases) or _plainly(first) or _shapes(cases) or _scaled(cases) or _nan(cases) or _where(cases)
+    return _known(exercise, cases) or _plainly(first) or _shapes(cases) or _scaled(cases) or _nan(first) or _where(cases)
 
 # %% ../nbs/16b_judge.ipynb #d8ad19f3
 def shrink(
@@ -423,6 +431,12 @@ def _table(x, bad=None):
     def row(vs, ws): return '<tr>' + ''.join(cell(v, w) for v, w in zip(vs.tolist(), ws.tolist(), strict=True)) + '</tr>'
     return ''.join('<table>' + ''.join(map(row, plane, wrong)) + '</table>' for plane, wrong in zip(planes, bad, strict=True))
 
+def _code(text):
+    "Text as HTML, with what stands between backticks as code"
+    import html
+    import re
+    return re.sub(r'`([^`]+)`', r'<code>\1</code>', html.escape(text))
+
 def _panel(label, x, bad=None):
     import html
     shape = f', shape {tuple(x.shape)}' if isinstance(x, torch.Tensor | np.ndarray) and x.ndim else ''
@@ -433,15 +447,15 @@ def as_html(verdict:Verdict)->str:
     import html
     tone = 'right' if verdict.passed else 'wrong'
     if verdict.passed: return f'{_CSS}<div class="miniai-verdict right"><p>{html.escape(as_text(verdict))}</p></div>'
-    parts = [f'<p><b>wrong</b> {html.escape(verdict.name)}: {html.escape(verdict.problem)}</p>']
-    if verdict.diagnosis: parts.append(f'<p>It looks like this: <b>{html.escape(verdict.diagnosis)}</b></p>')
+    parts = [f'<p><b>wrong</b> {html.escape(verdict.name)}: {_code(verdict.problem)}</p>']
+    if verdict.diagnosis: parts.append(f'<p>It looks like this: <b>{_code(verdict.diagnosis)}</b></p>')
     case = verdict.case
     if case is not None:
         panels = [_panel(n, a) for n, a in zip(verdict.names, case.args, strict=False)] + [_panel('expected', case.want)]
         both = all(isinstance(v, torch.Tensor) and _dense(v) for v in (case.got, case.want)) and case.got.shape == case.want.shape
         if case.run.fine: panels.append(_panel('got', case.got, wrong_places(case.got, case.want) if both else None))
         parts.append(f'<div class="side">{"".join(panels)}</div>')
-    if verdict.hint: parts.append(f'<p><i>Hint: {html.escape(verdict.hint)}</i></p>')
+    if verdict.hint: parts.append(f'<p><i>Hint: {_code(verdict.hint)}</i></p>')
     return f'{_CSS}<div class="miniai-verdict {tone}">{"".join(parts)}</div>'
 
 # %% ../nbs/16b_judge.ipynb #88c51625
@@ -495,7 +509,7 @@ def _wrong(exercise, fn, cases, calls, limit):
     "The verdict on an answer with at least one wrong case"
     first = next(c for c in cases if c.problem)
     small = shrink(exercise, fn, first, limit=limit)
-    said = diagnose(exercise, cases)
+    said = diagnose(exercise, [small, *cases])
     return Verdict(exercise.name, False, small.problem, said, case=small, names=_parameters(exercise), calls=calls())
 
 def judge(

@@ -11,6 +11,7 @@ __all__ = ['RUN_IN_ORDER', 'FEW_BATCHES_CB', 'WITH_EVENTS', 'LETTER_EDITS', 'SMO
            'epochs_until_stop', 'StopEarlyCB', 'unseal', 'write_safely', 'RunKeeper']
 
 # %% ../nbs/16f_tasks_loop.ipynb #c170ae31
+import dis
 import hashlib
 import io
 import math
@@ -365,6 +366,7 @@ def _exponential(start, gamma, n):
     return rates
 
 def _loop_is_for(fn, run):
+    if {'pow', 'exp', 'power'} & run.names() or any(i.opname == 'BINARY_OP' and i.argrepr in ('**', '**=') for c in run.codes for i in dis.get_instructions(c)): return ''
     kept = [n for c in run.codes for n in c.co_varnames[c.co_argcount:] if not n.startswith('.')]
     return f'it keeps `{kept[0]}`' if len(kept) > 1 else ''
 
@@ -814,13 +816,13 @@ def write_safely(
     finally: temp.unlink(missing_ok=True)
 
 def _use_write_safely(fn, old, new, fails):
-    seen, raised = {}, ''
+    seen, raised = dict(meanwhile='`write` was not called', in_the_same_folder=False), ''
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)/'run.pt'
         if old: path.write_bytes(old)
         def write(file):
             file.write(new[:len(new)//2])
-            seen['meanwhile'], seen['in_the_same_folder'] = path.read_bytes() if path.exists() else b'', Path(file.name).parent == path.parent
+            seen['meanwhile'], seen['in_the_same_folder'] = path.read_bytes() if path.exists() else b'', any(os.path.samestat(os.fstat(file.fileno()), p.stat()) for p in path.parent.iterdir())
             if fails: raise OSError('the disk is full')
             file.write(new[len(new)//2:])
         try: fn(path, write)
