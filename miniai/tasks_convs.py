@@ -641,7 +641,7 @@ def _loops_broken(fn, run):
     loops = {(c, i.argval) for c in run.codes for i in dis.get_instructions(c) if 'JUMP_BACKWARD' in i.opname}
     return f'there are {len(loops)} loops in it' if len(loops) > 1 else ''
 
-_one_loop = Rule('one loop over the layers and no other', _loops_broken)
+_one_loop = Rule('one loop and no other', _loops_broken)
 
 RECEPTIVE_FIELD_SIZE = Exercise('receptive_field_size', '09_convolutions',
     'Layers are given as a list of (ks, stride, dilation), from the image on. Return how many pixels along one axis a number behind the last layer can '

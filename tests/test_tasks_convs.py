@@ -262,7 +262,7 @@ WRONG = {
     'receptive_field_size': [
         (lambda layers: field_backward(layers, 'no stride'), 'the strides are left out'), (lambda layers: field_backward(layers, 'ks'), 'off by one'),
         (lambda layers: field_backward(layers, 'no dilation'), 'the dilation is left out'),
-        (lambda layers: field_backward([layer for layer in layers]), 'there are loops in')],
+        (lambda layers: field_backward([layer for layer in layers]), 'loops in it')],
     'batch_norm_backward': [
         (lambda *args: norm_back_by_rows(*args, drop=('mean', 'var')), 'mean and variance are treated as constants'),
         (lambda *args: norm_back_by_rows(*args, drop=('var',)), 'the variance is treated as a constant'),

@@ -230,10 +230,7 @@ def by_tempfile(path, write, sync=True, folder=True, tidy=True, quiet=False, ren
     handle, name = tempfile.mkstemp(dir=path.parent if folder else None)
     try:
         with os.fdopen(handle, 'wb') as file:
-            class Named:
-                def __init__(self): self.name = name
-                def write(self, data): return file.write(data)
-            write(Named())
+            write(file)
             file.flush()
             if sync: os.fsync(file.fileno())
         rename(name, path)
@@ -311,7 +308,7 @@ WRONG = {
     'smooth_losses': [
         (functools.partial(fading, corrected=False), 'the first averages are too small'), (functools.partial(fading, first=lambda losses: losses[0] if losses else 0, corrected=False), 'begins with the first loss'),
         (lambda losses, beta: fading(losses, 1 - beta), 'are exchanged'), (lambda losses, beta: [s/n for n, s in enumerate(accumulate(losses), 1)], 'the same weight'),
-        (lambda losses, beta: [sum(beta**(len(o) - 1 - j)*v for j, v in enumerate(o))/sum(beta**j for j in range(len(o))) for o in (losses[:i+1] for i in range(len(losses)))], 'there are loops in')],
+        (lambda losses, beta: [sum(beta**(len(o) - 1 - j)*v for j, v in enumerate(o))/sum(beta**j for j in range(len(o))) for o in (losses[:i+1] for i in range(len(losses)))], 'loops in it')],
     'MomentumCB': [
         (momentum(start=None), 'goes on from fit to fit'), (momentum(scale=lambda mom: 1 - mom), 'wanted'), (momentum(previous=True), 'is the last gradient alone'),
         (momentum(start='before_epoch'), 'wanted'), (momentum(base=learner.GradClipCB), 'it inherits from GradClipCB')],
