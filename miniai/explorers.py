@@ -398,12 +398,14 @@ class _Recorder:
 # %% ../nbs/15d_explorers.ipynb #40e80615
 @patch
 def open_band(self:_Recorder, level, label, **more):
+    "Open a band of a level: 0 fit, 1 epoch, 2 pass, 3 batch; what is open at that level or below ends here"
     self.close_bands(level)
     self.bands.append(dict(level=level, label=label, start=len(self.ticks), end=None, **more))
     self.open.append(len(self.bands) - 1)
 
 @patch
 def close_bands(self:_Recorder, level):
+    "Close the open bands of this level and of those inside it"
     while self.open and self.bands[self.open[-1]]['level'] >= level: self.bands[self.open.pop()]['end'] = len(self.ticks)
 
 def _pass(training): return 'training' if training else 'validation'
@@ -443,6 +445,7 @@ def _whole_batch(training): return [*_LOSS, *(['backward', *_UPDATE] if training
 
 @patch
 def skip(self:_Recorder, *events, who=''):
+    "Note events that do not happen, and why"
     for event in events: self.tick(event, who, skipped=self.reason)
 
 @patch
@@ -504,7 +507,9 @@ def after(self:_Recorder, event):
     if event.startswith('cleanup_') and not self.running: self.close_bands(dict(batch=3, epoch=2, fit=0)[event.split('_')[1]])
 
 @patch
-def listeners(self:_Recorder, event, cbs): self.calls[-1][1].extend(cbs)
+def listeners(self:_Recorder, event, cbs):
+    "Note who is to be called for the event that is being announced"
+    self.calls[-1][1].extend(cbs)
 
 # %% ../nbs/15d_explorers.ipynb #0bd7740e
 _MOST = 12     # batches in all passes of one kind

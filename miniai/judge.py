@@ -10,6 +10,7 @@ __all__ = ['no_loop', 'no_matmul', 'no_autograd', 'one_expression', 'compiled', 
 # %% ../nbs/16b_judge.ipynb #139c95ca
 import copy
 import dis
+import functools
 import inspect
 import statistics
 import sys
@@ -522,7 +523,9 @@ def judge(
     "Is `fn` right? If not, where does it go wrong, and what does that look like?"
     hint = exercise.hints[min(attempt, len(exercise.hints)) - 1] if exercise.hints and attempt > 0 else ''
     if not callable(fn): return Verdict(exercise.name, False, f'wanted a function, got {_kind(fn)}: hand over `{exercise.name}`, not what it returns', hint=hint)
-    if (getattr(fn, '__module__', '') or '').startswith('miniai.'): return Verdict(exercise.name, False, f'{fn.__name__} is miniai\'s own; the exercise is to write it', hint=hint)
+    inner = fn
+    while isinstance(inner, functools.partial): inner = inner.func
+    if (getattr(inner, '__module__', '') or '').startswith('miniai.'): return Verdict(exercise.name, False, f'{inner.__name__} is miniai\'s own; the exercise is to write it', hint=hint)
     counted = _Counted(fn) if exercise.use is None else fn
     if hasattr(fn, 'py_func'): exercise.run(fn, exercise.draw(Draw(1)), seconds=30., record=False)   # numba compiles at the first call
     cases = _cases(exercise, counted, time.perf_counter() + seconds, limit)

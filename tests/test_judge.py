@@ -1,4 +1,5 @@
 "Tests of miniai.judge"
+import functools
 import sys
 import time
 
@@ -154,7 +155,8 @@ def test_smallest_input():
 def test_shrink_keeps_what_it_cannot_better():
     case = try_case(exercise(), lambda a, b: a @ b + (len(a) == 50), (torch.ones(50, 1), torch.ones(1, 1)))
     assert shrink(exercise(), lambda a, b: a @ b + (len(a) == 50), case) is case
-    assert diagnose(exercise(), [case]) is not None
+    good = try_case(exercise(), torch.matmul, (torch.ones(2, 1), torch.ones(1, 1)))
+    test_eq(diagnose(exercise(), [good, case]), '')
 
 def test_hints_come_one_by_one():
     test_eq([judge(exercise(), lambda a, b: a, attempt=n).hint for n in (0, 1, 2, 9)], ['', 'one', 'two', 'two'])
@@ -164,6 +166,7 @@ def test_answers_of_miniai_are_not_yours():
     from miniai.matmul import matmul_broadcast, matmul_lists
     assert "miniai's own" in judge(exercise(), matmul_broadcast).problem
     assert 'miniai.matmul.matmul_broadcast' in judge(exercise(), lambda a, b: matmul_broadcast(a, b)).problem
+    assert "miniai's own" in judge(exercise(), functools.partial(matmul_broadcast)).problem
     assert judge(exercise(allow=('matmul',)), lambda a, b: matmul_broadcast(a, b))
     assert not judge(exercise(), matmul_lists)
 
