@@ -102,142 +102,13 @@ def matmul_ikj(
     return _result(a, c)
 
 # %% ../nbs/03_gemm.ipynb #b547e4a8
-_WIDE = 5 if _REGISTERS == 32 else 2       # vectors in a row of the block that stays in registers
-_SLIM = _WIDE-1
+_ROWS, _VECTORS = 6, 4 if _REGISTERS == 32 else 2       # of the block that stays in registers
 
 @intrinsic
 def _lanes(typingctx, x):
     "How many numbers of array `x` fit into a vector register: a constant in the compiled code"
     n = _VECTOR//(x.dtype.bitwidth//8)
     return types.int64(x), lambda context, builder, sig, args: context.get_constant(types.int64, n)
-
-@_fast
-def _tile_of(a, b, c, top, left, k0, k1, t):
-    "Five rows from `top`, a block's width of columns from `left`: c += a[:, k0:k1] @ b[k0:k1]; t is a flat block for the sums"
-    _wide_vectors()
-    w = _WIDE*_lanes(a)
-    i, j = min(top, c.shape[0]-5), min(left, c.shape[1]-w)      # at the edge, a whole block that begins earlier
-    t[:5*w] = 0
-    r0, r1, r2, r3, r4 = a[i], a[i+1], a[i+2], a[i+3], a[i+4]
-    for k in range(k0, k1):
-        a0, a1, a2, a3, a4, row = r0[k], r1[k], r2[k], r3[k], r4[k], b[k, j:j+w]
-        for l in range(w):
-            v = row[l]
-            t[l] += a0*v
-            t[w+l] += a1*v
-            t[2*w+l] += a2*v
-            t[3*w+l] += a3*v
-            t[4*w+l] += a4*v
-    for r in range(top-i, 5):
-        for l in range(left-j, w): c[i+r, j+l] += t[r*w+l]
-
-# %% ../nbs/03_gemm.ipynb #c35ee1d3
-@_fast
-def _blocked(a, b, c):
-    (m, depth), n, w = a.shape, b.shape[1], _WIDE*_lanes(a)
-    if m < 5 or n < w: return _row_walk(a, b, c)
-    t = np.empty(5*w, a.dtype)
-    c[:] = 0
-    for k0 in range(0, depth, 256):
-        for j in range(0, n, w):
-            for i in range(0, m, 5): _tile_of(a, b, c, i, j, k0, min(k0+256, depth), t)
-
-@register(MATMULS, loops=0)
-def matmul_blocked(
-    a:Tensor, # (m, n) tensor or numpy array, on the CPU
-    b:Tensor, # (n, p) of the same kind and dtype
-)->Tensor: # (m, p), a tensor for tensors and an array for arrays
-    "Matrix product in blocks whose sums stay in registers; carries no gradient"
-    x, y = _to_arrays('matmul_blocked', a, b)
-    c = np.empty((x.shape[0], y.shape[1]), dtype=x.dtype)
-    (_blocked if x.dtype in (np.float32, np.float64) else _row_walk)(x, y, c)
-    return _result(a, c)
-
-# %% ../nbs/03_gemm.ipynb #9da6e736
-_DEPTH, _STRIPS = 384, 6      # rows and number of the strips that are packed at a time
-
-@_fast
-def _strip(b, k0, k1, j, j1, w, p):
-    "Copy columns j..j+w of rows k0..k1 into p, row after row; zeros from column j1 on"
-    _wide_vectors()
-    n = min(w, j1-j)
-    if n < w: p[:(k1-k0)*w] = 0
-    for k in range(k1-k0):
-        row, out = b[k0+k, j:j+n], p[k*w:k*w+n]
-        for l in range(n): out[l] = row[l]
-
-def _make_tile(vectors):
-    @_fast
-    def tile(a, i, k0, b, t, depth):
-        "t (5, width), flat: rows i..i+5 of `a`, from column k0, times the strip `b`; the last row stands in for those beyond the edge"
-        _wide_vectors()
-        w, m, k1 = vectors*_lanes(a), a.shape[0]-1, k0+depth
-        r0, r1, r2, r3, r4 = a[i, k0:k1], a[min(i+1, m), k0:k1], a[min(i+2, m), k0:k1], a[min(i+3, m), k0:k1], a[min(i+4, m), k0:k1]
-        t[:5*w] = 0
-        for k in range(depth):
-            a0, a1, a2, a3, a4 = r0[k], r1[k], r2[k], r3[k], r4[k]
-            for l in range(w):
-                v = b[w*k+l]
-                t[l] += a0*v
-                t[w+l] += a1*v
-                t[2*w+l] += a2*v
-                t[3*w+l] += a3*v
-                t[4*w+l] += a4*v
-    return tile
-
-_wide_tile, _slim_tile = _make_tile(_WIDE), _make_tile(_SLIM)
-
-# %% ../nbs/03_gemm.ipynb #f838453f
-@_fast
-def _put(t, w, c, i, i1, j, j1, first):
-    "Store the sums `t` in c[i:i1, j:j1], or add them if they are not the first"
-    _wide_vectors()
-    n = min(w, j1-j)
-    for r in range(min(5, i1-i)):
-        sums, out = t[r*w:r*w+n], c[i+r, j:j+n]
-        if first:
-            for l in range(n): out[l] = sums[l]
-        else:
-            for l in range(n): out[l] += sums[l]
-
-@_fast
-def _edge(j0, j1, lanes):
-    "Where the wide strips of columns j0..j1 end and the slim ones begin"
-    vectors = (j1-j0+lanes-1)//lanes
-    slims = -vectors % _WIDE
-    return j0+(vectors-slims*_SLIM)*lanes if slims*_SLIM <= vectors and _SLIM*lanes >= 16 else j1       # LLVM makes no vectors of a shorter loop
-
-@_fast
-def _panel(a, b, c, i0, i1, j0, j1, t, packed):
-    "Rows i0..i1 and columns j0..j1 of c = a @ b"
-    lanes = _lanes(a)
-    wide, slim, edge = _WIDE*lanes, _SLIM*lanes, _edge(j0, j1, lanes)
-    steps = max(1, (a.shape[1]+_DEPTH-1)//_DEPTH)
-    for step in range(steps):
-        k0, k1 = a.shape[1]*step//steps, a.shape[1]*(step+1)//steps
-        d = k1-k0
-        for j in range(j0, edge, wide): _strip(b, k0, k1, j, j1, wide, packed[(j-j0)*d:])
-        for j in range(edge, j1, slim): _strip(b, k0, k1, j, j1, slim, packed[(j-j0)*d:])
-        for i in range(i0, i1, 5):
-            for j in range(j0, edge, wide):
-                _wide_tile(a, i, k0, packed[(j-j0)*d:], t, d)
-                _put(t, wide, c, i, i1, j, j1, step == 0)
-            for j in range(edge, j1, slim):
-                _slim_tile(a, i, k0, packed[(j-j0)*d:], t, d)
-                _put(t, slim, c, i, i1, j, j1, step == 0)
-
-@_fast
-def _tiles(a, b, c, i0, i1, j0, j1):
-    "Rows i0..i1 and columns j0..j1 of c = a @ b, in panels of equal width; brings its own working memory"
-    lanes = _lanes(a)
-    vectors = (j1-j0+lanes-1)//lanes
-    strips = min(_STRIPS*_WIDE, vectors)+_WIDE                          # in vectors
-    scratch = np.empty((strips*min(_DEPTH, a.shape[1])+5*_WIDE+16)*lanes, a.dtype)
-    scratch = scratch[(-scratch.ctypes.data%64)//a.itemsize:]           # begin with a cache line
-    panels = (vectors+_STRIPS*_WIDE-1)//(_STRIPS*_WIDE)
-    for p in range(panels):
-        left, right = j0+vectors*p//panels*lanes, min(j1, j0+vectors*(p+1)//panels*lanes)
-        _panel(a, b, c, i0, i1, left, right, scratch[:5*_WIDE*lanes], scratch[5*_WIDE*lanes:])
 
 # %% ../nbs/03_gemm.ipynb #30c7ea03
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -274,74 +145,137 @@ def _fetch(builder, where):
     builder.call(prefetch, [builder.bitcast(where, byte), _I32(0), _I32(3), _I32(1)])       # to be read, into the first cache, data
 
 # %% ../nbs/03_gemm.ipynb #ed685536
-def _write_block(builder, a, b, c, shape, rows, vectors, bits):
-    "Write the instructions for c = a @ b; a, b, c: an address, and how far it is to the next row; shape: rows, columns, depth, whether to add to c"
-    (m, n, depth, add), lanes = shape, 8*_VECTOR//bits
-    vector, multiply_add = ir.VectorType(a[0].type.pointee, lanes), ('contract',)
-    load, store = _masked(builder, vector, bits)
-    row = lambda x, r: builder.gep(x[0], [builder.mul(r, x[1])])
-    masks = lambda n: [_mask(builder, builder.sub(n, _I64(v*lanes)), lanes) for v in range(vectors)]
-    none_unless = lambda yes: masks(builder.select(yes, n, _I64(0)))
-    exists = [builder.icmp_signed('<', _I64(r), m) for r in range(rows)]
-    line = [builder.select(yes, _I64(r), _I64(0)) for r, yes in enumerate(exists)]
-    left, out, below, inside = [row(a, r) for r in line], [row(c, r) for r in line], row(a, _I64(rows)), masks(n)
-    sums = [[cgutils.alloca_once_value(builder, ir.Constant(vector, [0.]*lanes)) for _ in range(vectors)] for _ in range(rows)]
-    with cgutils.for_range(builder, depth) as loop:
-        if vectors == 1 and rows > 5: _fetch(builder, builder.gep(below, [builder.mul(loop.index, _I64(rows))]))
-        right = [load(row(b, loop.index), v, inside[v]) for v in range(vectors)]
-        for r in range(rows):
-            x = _spread(builder, builder.load(builder.gep(left[r], [loop.index])), lanes)
-            for v in range(vectors):
-                term = builder.fmul(x, right[v], flags=multiply_add)
-                builder.store(builder.fadd(builder.load(sums[r][v]), term, flags=multiply_add), sums[r][v])
-    before = none_unless(add)
-    for r in range(rows):
-        for v, mask in enumerate(none_unless(exists[r])):
-            total = builder.fadd(builder.load(sums[r][v]), load(out[r], v, before[v]))
-            store(total, out[r], v, mask)
+def _write_block(builder, left, right, out, shape, size, whole, ahead=None):
+    """Write the instructions for one block of c = a @ b
 
-def _make_block(rows, vectors):
+    left(r, k), right(k): the address of number `k` in row `r` of `a`, of row `k` of `b`; out: that of the block of `c`, and how far it is to its next row;
+    shape: rows, columns, depth, whether to add to `c`; size: rows and vectors that there are at most; whole: no row of `b` ends within its last vector;
+    ahead(k): an address to ask for"""
+    (m, n, depth, add), (rows, vectors), number = shape, size, out[0].type.pointee
+    bits = 32 if number == ir.FloatType() else 64
+    vector, flags = ir.VectorType(number, 8*_VECTOR//bits), ('contract',)
+    load, store = _masked(builder, vector, bits)
+    columns = [builder.sub(n, _I64(v*vector.count)) for v in range(vectors)]         # that begin with vector v
+    inside, everything = [_mask(builder, count, vector.count) for count in columns], ir.Constant(ir.VectorType(ir.IntType(1), vector.count), [1]*vector.count)
+    before = [_mask(builder, builder.select(add, count, _I64(0)), vector.count) for count in columns]
+    new = lambda: [[cgutils.alloca_once_value(builder, ir.Constant(vector, [0.]*vector.count)) for _ in range(vectors)] for _ in range(rows)]
+    even = new()
+    odd = new() if 2*rows*vectors + vectors < _REGISTERS else even
+    def step(k, sums):
+        line = [load(right(k), v, inside[v] if v == vectors-1 and not whole else everything) for v in range(vectors)]
+        for r in range(rows):
+            x = _spread(builder, builder.load(left(r, k)), vector.count)
+            for s, y in zip(sums[r], line, strict=True):
+                builder.store(builder.fadd(builder.load(s), builder.fmul(x, y, flags=flags), flags=flags), s)
+    with cgutils.for_range(builder, builder.sdiv(depth, _I64(2))) as loop:
+        k = builder.mul(loop.index, _I64(2))
+        if ahead: _fetch(builder, ahead(k))
+        step(k, even)
+        step(builder.add(k, _I64(1)), odd)
+    with builder.if_then(builder.trunc(depth, ir.IntType(1))): step(builder.sub(depth, _I64(1)), even)
+    for r in range(rows):
+        with builder.if_then(builder.icmp_signed('<', _I64(r), m)):
+            line = builder.gep(out[0], [builder.mul(_I64(r), out[1])])
+            for v in range(vectors):
+                total = builder.load(even[r][v])
+                if odd is not even: total = builder.fadd(total, builder.load(odd[r][v]))
+                store(builder.fadd(total, load(line, v, before[v])), line, v, inside[v])
+
+# %% ../nbs/03_gemm.ipynb #062c3b22
+def _make_block(vectors, whole=False):
     @intrinsic
-    def write(typingctx, a, b, c, i, i1, j, k0, k1):
+    def write(typingctx, a, b, c, i, i1, j, j1, k0, k1, w):
         def emit(context, builder, sig, args):
-            arrays = [context.make_array(t)(context, builder, x) for t, x in zip(sig.args[:3], args[:3], strict=True)]
-            widths = [cgutils.unpack_tuple(builder, x.shape)[1] for x in arrays]
-            i, i1, j, k0, k1 = args[3:]
-            corners = [builder.add(builder.mul(r, w), s) for w, (r, s) in zip(widths, [(i, k0), (k0, j), (i, j)], strict=True)]
-            blocks = [(builder.gep(x.data, [corner]), w) for x, corner, w in zip(arrays, corners, widths, strict=True)]
-            shape = builder.sub(i1, i), builder.sub(widths[1], j), builder.sub(k1, k0), builder.icmp_signed('>', k0, _I64(0))
-            _write_block(builder, *blocks, shape, rows, vectors, a.dtype.bitwidth)
+            x, y, z = [context.make_array(t)(context, builder, v) for t, v in zip(sig.args[:3], args[:3], strict=True)]
+            (_, wa), (_, wc) = [cgutils.unpack_tuple(builder, v.shape) for v in (x, z)]
+            i, i1, j, j1, k0, k1, w = args[3:]
+            m = builder.sub(i1, i)
+            row = lambda r: builder.gep(x.data, [builder.add(builder.mul(builder.add(i, r), wa), k0)])
+            inside = lambda r: row(builder.select(builder.icmp_signed('<', _I64(r), m), _I64(r), _I64(0)))
+            *lines, below = [inside(r) for r in range(_ROWS+1)]
+            left, right = lambda r, k: builder.gep(lines[r], [k]), lambda k: builder.gep(y.data, [builder.mul(k, w)])
+            ahead = (lambda k: builder.gep(below, [builder.mul(k, _I64(_ROWS))])) if vectors == 1 else None
+            out = builder.gep(z.data, [builder.add(builder.mul(i, wc), j)]), wc
+            shape = m, builder.sub(j1, j), builder.sub(k1, k0), builder.icmp_signed('>', k0, _I64(0))
+            _write_block(builder, left, right, out, shape, (_ROWS, vectors), whole, ahead)
             return context.get_dummy_value()
-        return types.void(a, b, c, *[types.int64]*5), emit
+        return types.void(a, b, c, *[types.int64]*7), emit
 
     @_fast
-    def block(a, b, c, i, i1, j, k0, k1):
-        "At most `rows` rows from i, but none from i1 on, and `vectors` vectors of columns from j: c = a[:, k0:k1] @ b[k0:k1], or += if k0 > 0"
+    def block(a, b, c, i, i1, j, j1, k0, k1, w):
+        "Rows from i, columns from j, none from i1 or j1 on: c = a[:, k0:k1] @ b, or += if k0 > 0; b is flat, begins with the block, w numbers from row to row"
         _wide_vectors()
-        write(a, b, c, i, i1, j, k0, k1)
+        write(a, b, c, i, i1, j, j1, k0, k1, w)
     return block
 
-_TALL = 8 if _REGISTERS == 32 else 5
-_thin_block, _thin_rest, _block, _rest = _make_block(8, 1), _make_block(5, 1), _make_block(_TALL, 2), _make_block(5, 2)
+_made = {v: _make_block(v) for v in range(1, _VECTORS+1)}
+_one, _two, _three, _four = (_made[min(v, _VECTORS)] for v in (1, 2, 3, 4))
 
 # %% ../nbs/03_gemm.ipynb #6d08205c
 @_fast
-def _in_place(a, b, c, i0, i1):
-    "Rows i0..i1 of c = a @ b, with `b` where it lies, in pieces of at most 1,024 numbers"
-    depth, n = b.shape
+def _strip_in_place(a, b, c, i0, i1, j, j1, k0, k1, w):
+    "Rows i0..i1 of one strip of c = a[:, k0:k1] @ b, in blocks as wide as it needs; `b` as for a block"
     lanes = _lanes(a)
-    pieces = max(1, (depth+1023)//1024)
+    for i in range(i0, i1, _ROWS):
+        if j1-j <= lanes: _one(a, b, c, i, i1, j, j1, k0, k1, w)
+        elif j1-j <= 2*lanes: _two(a, b, c, i, i1, j, j1, k0, k1, w)
+        elif j1-j <= 3*lanes: _three(a, b, c, i, i1, j, j1, k0, k1, w)
+        else: _four(a, b, c, i, i1, j, j1, k0, k1, w)
+
+@_fast
+def _in_place(a, b, c, i0, i1, j0, j1):
+    "Rows i0..i1 and columns j0..j1 of c = a @ b, with `b` where it lies; j0 is a multiple of a strip's width"
+    (depth, n), wide, flat = b.shape, _VECTORS*_lanes(a), b.reshape(-1)
+    pieces = max(1, -(-depth//(1024 if n <= wide else 256)))
     for p in range(pieces):
         k0, k1 = depth*p//pieces, depth*(p+1)//pieces
-        if n <= lanes:
-            if i1-i0 > 5:
-                for i in range(i0, i1, 8): _thin_block(a, b, c, i, i1, 0, k0, k1)
-            elif i0 < i1: _thin_rest(a, b, c, i0, i1, 0, k0, k1)
-        elif i1-i0 > 5:
-            for i in range(i0, i1, _TALL):
-                for j in range(0, n, 2*lanes): _block(a, b, c, i, i1, j, k0, k1)
-        elif i0 < i1:
-            for j in range(0, n, 2*lanes): _rest(a, b, c, i0, i1, j, k0, k1)
+        for j in range(j0, j1, wide): _strip_in_place(a, flat[k0*n+j:], c, i0, i1, j, j1, k0, k1, n)
+
+@register(MATMULS, loops=0)
+def matmul_blocked(
+    a:Tensor, # (m, n) tensor or numpy array, on the CPU
+    b:Tensor, # (n, p) of the same kind and dtype
+)->Tensor: # (m, p), a tensor for tensors and an array for arrays
+    "Matrix product in blocks whose sums stay in registers, nothing copied; carries no gradient"
+    x, y = _to_arrays('matmul_blocked', a, b)
+    c = np.empty((x.shape[0], y.shape[1]), dtype=x.dtype)
+    if x.dtype in (np.float32, np.float64): _in_place(x, y, c, 0, len(c), 0, c.shape[1])
+    else: _row_walk(x, y, c)
+    return _result(a, c)
+
+# %% ../nbs/03_gemm.ipynb #6cabab8c
+_DEPTH, _STRIPS = 512, 8      # rows and number of the strips that are packed at a time
+_packed = _make_block(_VECTORS, whole=True)
+
+@_fast
+def _strip(b, k0, k1, j, j1, w, p):
+    "Copy columns j..j+w of rows k0..k1 into p, row after row; zeros from column j1 on"
+    _wide_vectors()
+    n = min(w, j1-j)
+    if n < w: p[:(k1-k0)*w] = 0
+    for k in range(k1-k0):
+        row, out = b[k0+k, j:j+n], p[k*w:k*w+n]
+        for l in range(n): out[l] = row[l]
+
+@_fast
+def _panel(a, b, c, i0, i1, j0, j1, packed):
+    "Rows i0..i1 and columns j0..j1 of c = a @ b; `packed` has room for the strips"
+    w, steps = _VECTORS*_lanes(a), max(1, -(-a.shape[1]//_DEPTH))
+    for step in range(steps):
+        k0, k1 = a.shape[1]*step//steps, a.shape[1]*(step+1)//steps
+        for j in range(j0, j1, w): _strip(b, k0, k1, j, j1, w, packed[(j-j0)*(k1-k0):])
+        for i in range(i0, i1, _ROWS):
+            for j in range(j0, j1, w): _packed(a, packed[(j-j0)*(k1-k0):], c, i, i1, j, j1, k0, k1, w)
+
+@_fast
+def _tiles(a, b, c, i0, i1, j0, j1):
+    "Rows i0..i1 and columns j0..j1 of c = a @ b, in panels of as many strips as fit into the working memory, which it brings"
+    w = _VECTORS*_lanes(a)
+    strips = -(-(j1-j0)//w)
+    scratch = np.empty(min(_STRIPS, strips)*w*min(_DEPTH, a.shape[1]) + w, a.dtype)
+    scratch = scratch[(-scratch.ctypes.data%64)//a.itemsize:]           # begin with a cache line
+    panels = -(-strips//_STRIPS)
+    for p in range(panels): _panel(a, b, c, i0, i1, j0 + strips*p//panels*w, min(j1, j0 + strips*(p+1)//panels*w), scratch)
 
 # %% ../nbs/03_gemm.ipynb #05ca5431
 @intrinsic
@@ -364,7 +298,7 @@ def _take_part(cuts, counter):
     return (cuts[p, 0], cuts[p, 1], cuts[p, 2], cuts[p, 3]) if p < len(cuts) else (0, 0, 0, 0)
 
 @cache
-def _member(dtype, skinny):
+def _member(dtype, in_place):
     "What one member of the team does, as a C function of one address, for float32 or float64; compiled when first asked for"
     number = types.float32 if dtype == np.float32 else types.float64
     def run(job):
@@ -375,7 +309,7 @@ def _member(dtype, skinny):
         while True:
             i0, i1, j0, j1 = _take_part(cuts, counter)
             if i0 == i1: break
-            if skinny: _in_place(a, b, c, i0, i1)
+            if in_place: _in_place(a, b, c, i0, i1, j0, j1)
             else: _tiles(a, b, c, i0, i1, j0, j1)
     sig = types.void(types.CPointer(types.int64))
     try: return cfunc(sig, cache=True)(run)
@@ -403,17 +337,18 @@ def _on_team(member, job, threads):
     call(job.ctypes.data)
     for h in helpers: h.result()
 
-def _cuts(m, n, parts):
-    "The parts of an (m, n) result as rows (top, bottom, left, right): as square as `parts` allows, cut at multiples of 5 rows and 16 columns"
+def _cuts(m, n, parts, wide):
+    "The parts of an (m, n) result as rows (top, bottom, left, right): as square as `parts` allows, cut between blocks that have `wide` columns"
     rows = min((r for r in range(1, parts+1) if parts % r == 0), key=lambda r: m/r + n*r/parts)
     cut = lambda size, pieces, step: [min(size, -(-size*p//(pieces*step))*step) for p in range(pieces)] + [size]
-    i, j = cut(m, rows, 5), cut(n, parts//rows, 16)
+    i, j = cut(m, rows, _ROWS), cut(n, parts//rows, wide)
     cuts = [(i[r], i[r+1], j[s], j[s+1]) for r in range(rows) for s in range(parts//rows)]
     return np.array([p for p in cuts if p[0] < p[1] and p[2] < p[3]], dtype=np.int64)
 
 # %% ../nbs/03_gemm.ipynb #5d5024b3
-def _is_skinny(n, itemsize): return n <= 64 or _WIDE*_VECTOR < 16*itemsize      # or the tiles are so narrow that LLVM makes no vectors of them
-def _is_low(m, n): return m <= 10 and n >= 100      # too few rows to pay for packing
+_ALONE = 2**20          # multiplications that one thread does alone
+
+def _stays(m, n, itemsize): return m <= 100 or n*itemsize <= 1024       # is packing `b` not worth it?
 
 def _product(
     x:np.ndarray, # (m, k), C-contiguous, float32 or float64
@@ -424,23 +359,21 @@ def _product(
     "x @ y without any check"
     (m, k), n = x.shape, y.shape[1]
     c = np.empty((m, n), x.dtype) if out is None else out
-    skinny = _is_skinny(n, x.itemsize)
-    if m*n*k < 2**20 or _is_low(m, n) or _forked: threads = 1
+    in_place = _stays(m, n, x.itemsize)
+    if m*n*k < _ALONE or _forked: threads = 1
     if threads is None: threads = torch.get_num_threads()
     if threads > 1 and _team.acquire(blocking=False):
-        try: _share_out(x, y, c, threads, skinny)
+        try: _share_out(x, y, c, threads, in_place)
         finally: _team.release()
-    elif skinny: _in_place(x, y, c, 0, m)
-    elif _is_low(m, n): _blocked(x, y, c)
-    else: _tiles(x, y, c, 0, m, 0, n)
+    else: (_in_place if in_place else _tiles)(x, y, c, 0, m, 0, n)
     return c
 
-def _share_out(x, y, c, threads, skinny):
+def _share_out(x, y, c, threads, in_place):
     "c = x @ y in as many parts as there are threads"
     (m, k), n = x.shape, y.shape[1]
-    cuts = _cuts(m, 1 if skinny else n, threads)
+    cuts = _cuts(m, n, threads, _VECTORS*_VECTOR//x.itemsize)
     job = np.array([x.ctypes.data, y.ctypes.data, c.ctypes.data, m, k, n, cuts.ctypes.data, len(cuts), 0], dtype=np.int64)
-    _on_team(_member(x.dtype, skinny), job, threads)
+    _on_team(_member(x.dtype, in_place), job, threads)
 
 def _plain(a, b):
     "Is there nothing to ask or to copy? True for the inputs that come most often"
@@ -451,7 +384,7 @@ def _plain(a, b):
 def _in_place_at(a, b, c, m, k, n):
     "The product of small float32 matrices that begin at the addresses a and b, written to the one at c"
     like = np.float32(0)
-    _in_place(carray(_address(a, like), (m, k)), carray(_address(b, like), (k, n)), carray(_address(c, like), (m, n)), 0, m)
+    _in_place(carray(_address(a, like), (m, k)), carray(_address(b, like), (k, n)), carray(_address(c, like), (m, n)), 0, m, 0, n)
 
 @register(MATMULS, loops=0)
 def matmul_fast(
@@ -461,7 +394,7 @@ def matmul_fast(
     "Matrix product by compiled blocks, packed or in place, on several threads; the plan depends on the shape; carries no gradient"
     if _plain(a, b):
         (m, k), (rows, n) = a.shape, b.shape
-        if k == rows and n <= 64 and (m*k*n < 2**20 or torch.get_num_threads() == 1):
+        if k == rows and (m*k*n < _ALONE or (torch.get_num_threads() == 1 and _stays(m, n, 4))):
             c = a.new_empty(m, n)
             _in_place_at(a.data_ptr(), b.data_ptr(), c.data_ptr(), m, k, n)
             return c
