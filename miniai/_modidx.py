@@ -541,6 +541,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'miniai.gemm._fetch': ('gemm.html#_fetch', 'miniai/gemm.py'),
                              'miniai.gemm._in_place': ('gemm.html#_in_place', 'miniai/gemm.py'),
                              'miniai.gemm._in_place_at': ('gemm.html#_in_place_at', 'miniai/gemm.py'),
+                             'miniai.gemm._job': ('gemm.html#_job', 'miniai/gemm.py'),
                              'miniai.gemm._kernel': ('gemm.html#_kernel', 'miniai/gemm.py'),
                              'miniai.gemm._lanes': ('gemm.html#_lanes', 'miniai/gemm.py'),
                              'miniai.gemm._launch': ('gemm.html#_launch', 'miniai/gemm.py'),

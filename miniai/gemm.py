@@ -10,7 +10,7 @@ import ctypes
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
 import numpy as np
 import torch
@@ -297,12 +297,20 @@ def _take_part(cuts, counter):
     p = _next(counter)
     return (cuts[p, 0], cuts[p, 1], cuts[p, 2], cuts[p, 3]) if p < len(cuts) else (0, 0, 0, 0)
 
+@_fast
+def _job(a, b, c, cuts):
+    "What the members of the team have to know, in one array: three addresses, three sizes, the parts (address and number), a counter"
+    job = np.zeros(9, np.int64)         # filled one by one: in a list, numba would make floats of addresses and sizes
+    job[0], job[1], job[2], job[3:5], job[5] = a.ctypes.data, b.ctypes.data, c.ctypes.data, a.shape, b.shape[1]
+    job[6], job[7] = cuts.ctypes.data, len(cuts)
+    return job
+
 @cache
 def _member(dtype, in_place):
     "What one member of the team does, as a C function of one address, for float32 or float64; compiled when first asked for"
     number = types.float32 if dtype == np.float32 else types.float64
     def run(job):
-        s = carray(job, (9,))       # three addresses, three sizes, the parts (address and number), the counter
+        s = carray(job, (9,))       # as written by `_job`
         like = number(0)
         a, b, c = carray(_address(s[0], like), (s[3], s[4])), carray(_address(s[1], like), (s[4], s[5])), carray(_address(s[2], like), (s[3], s[5]))
         cuts, counter = carray(_address(s[6], s[0]), (s[7], 4)), s[8:]
@@ -337,16 +345,19 @@ def _on_team(member, job, threads):
     call(job.ctypes.data)
     for h in helpers: h.result()
 
+@lru_cache(maxsize=512)
 def _cuts(m, n, parts, wide):
-    "The parts of an (m, n) result as rows (top, bottom, left, right): as square as `parts` allows, cut between blocks that have `wide` columns"
-    rows = min((r for r in range(1, parts+1) if parts % r == 0), key=lambda r: m/r + n*r/parts)
+    "The parts of an (m, n) result as rows (top, bottom, left, right), cut between blocks that have `wide` columns so that the largest takes the least time"
+    largest = lambda size, pieces, step: min(size, -(-size//(pieces*step))*step)
+    time = lambda r: (largest(m, r, _ROWS) + 16)*largest(n, parts//r, wide)            # packing takes as long as some 16 rows
+    rows = min((r for r in range(1, parts+1) if parts % r == 0), key=time)
     cut = lambda size, pieces, step: [min(size, -(-size*p//(pieces*step))*step) for p in range(pieces)] + [size]
     i, j = cut(m, rows, _ROWS), cut(n, parts//rows, wide)
     cuts = [(i[r], i[r+1], j[s], j[s+1]) for r in range(rows) for s in range(parts//rows)]
     return np.array([p for p in cuts if p[0] < p[1] and p[2] < p[3]], dtype=np.int64)
 
 # %% ../nbs/03_gemm.ipynb #5d5024b3
-_ALONE = 2**20          # multiplications that one thread does alone
+_ALONE = 2**21          # multiplications that one thread does alone
 
 def _stays(m, n, itemsize): return m <= 100 or n*itemsize <= 1024       # is packing `b` not worth it?
 
@@ -370,10 +381,8 @@ def _product(
 
 def _share_out(x, y, c, threads, in_place):
     "c = x @ y in as many parts as there are threads"
-    (m, k), n = x.shape, y.shape[1]
-    cuts = _cuts(m, n, threads, _VECTORS*_VECTOR//x.itemsize)
-    job = np.array([x.ctypes.data, y.ctypes.data, c.ctypes.data, m, k, n, cuts.ctypes.data, len(cuts), 0], dtype=np.int64)
-    _on_team(_member(x.dtype, in_place), job, threads)
+    cuts = _cuts(*c.shape, threads, _VECTORS*_VECTOR//x.itemsize)
+    _on_team(_member(x.dtype, in_place), _job(x, y, c, cuts), threads)
 
 def _plain(a, b):
     "Is there nothing to ask or to copy? True for the inputs that come most often"
