@@ -15,10 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from torch import Tensor, nn
 
 from . import gemm
-from .gemm import _fast, _lanes, _product, _wide_vectors
+from .gemm import _I64, _REGISTERS, _VECTOR, _fast, _lanes, _product, _wide_vectors, _write_block
 from .im2col import _HALF, CONV2DS, _pad, _settings, _windows, conv2d_im2col, conv_out_size
 from .matmul import register
 
@@ -43,7 +47,7 @@ def _axis(size, out, block, ks, stride, dilation, pad):
 
 # %% ../nbs/09b_fastconv.ipynb #6e6c5d4d
 _PLACES = 1024          # of a block at most
-_ROW = 1040             # from one filter's places to the next; a power of two would put all filters' sums on the same few lines of the cache
+_ROW = 1072             # from one filter's places to the next; a power of two would put all filters' sums on the same few lines of the cache
 _CACHE = 2**17          # numbers of a block's lines, if that can be had
 
 class _Plan(NamedTuple):
@@ -75,44 +79,45 @@ def _plan(n, c, size, out, ks, stride, dilation, pad):
     return _Plan(taps, phases, numbers, chunks * -(-out[0]//high) * -(-out[1]//wide))
 
 # %% ../nbs/09b_fastconv.ipynb #055b3fc4
-_U = np.uint64
+_FILTERS = 8 if _REGISTERS == 32 else 4         # of a tile
 
 def _make_tiles(vectors):
+    @intrinsic
+    def write(typingctx, x, taps, start, w, f, done, t):
+        def emit(context, builder, sig, args):
+            arrays = {i: context.make_array(sig.args[i])(context, builder, args[i]) for i in (0, 1, 3, 5)}
+            x, taps, w, done = (v.data for v in arrays.values())
+            _, _, start, _, first, _, t = args
+            depth, = cgutils.unpack_tuple(builder, arrays[1].shape)
+            left = lambda f, k: builder.gep(w, [builder.add(builder.mul(k, _I64(8)), builder.add(first, _I64(f)))])
+            right = lambda k: builder.gep(x, [builder.add(builder.add(start, t), builder.load(builder.gep(taps, [k])))])
+            out = builder.gep(done, [builder.add(builder.mul(first, _I64(_ROW)), t)]), _I64(_ROW)
+            shape = _I64(_FILTERS), _I64(vectors*_VECTOR), depth, ir.Constant(ir.IntType(1), 0)            # all filters, all places, add to nothing
+            _write_block(builder, left, right, out, shape, (_FILTERS, vectors), whole=True)
+            return context.get_dummy_value()
+        return types.void(x, taps, types.int64, w, types.int64, done, types.int64), emit
+
     @_fast
     def tiles(x, taps, start, w, done, begin, end):
-        "Sums of 8 filters, weights (taps*8,), at the places from `begin` to `end`, into the rows of `done`"
+        "Sums of 8 filters, weights (taps*8,), at the places from `begin` to `end` and up to a tile's width behind them, into the rows of `done`"
         _wide_vectors()
-        C = max(16, vectors*_lanes(x))                              # a constant; LLVM unrolls loops of fewer than 16 before it thinks of vectors
-        for t in range(begin, end, C):
-            acc = done[t:]
-            for f in range(8):
-                for j in range(C): acc[f*_ROW + j] = 0
-            for k in range(_U(len(taps))):
-                p, i = start + _U(t) + taps[k], _U(8)*k
-                w0, w1, w2, w3, w4, w5, w6, w7 = w[i], w[i+_U(1)], w[i+_U(2)], w[i+_U(3)], w[i+_U(4)], w[i+_U(5)], w[i+_U(6)], w[i+_U(7)]
-                for j in range(C):
-                    v = x[p + _U(j)]
-                    acc[j] += w0*v
-                    acc[_ROW + j] += w1*v
-                    acc[2*_ROW + j] += w2*v
-                    acc[3*_ROW + j] += w3*v
-                    acc[4*_ROW + j] += w4*v
-                    acc[5*_ROW + j] += w5*v
-                    acc[6*_ROW + j] += w6*v
-                    acc[7*_ROW + j] += w7*v
+        for t in range(begin, end, vectors*_lanes(x)):
+            for f in range(0, 8, _FILTERS): write(x, taps, start, w, f, done, t)
     return tiles
 
-_wide_tiles, _slim_tiles = _make_tiles(2), _make_tiles(1)
+_wide_tiles, _slim_tiles = _make_tiles(3), _make_tiles(1)
 
 @_fast
 def _tiles(x, taps, start, w, done, end):
     "Wide tiles from place 0 to `end`, and a slim one where no more than that is left"
-    C = max(16, 2*_lanes(x))
-    middle = (end + C//2 - 1)//C*C
+    wide, slim = 3*_lanes(x), _lanes(x)
+    middle = (end + wide-slim - 1)//wide*wide
     _wide_tiles(x, taps, start, w, done, 0, middle)
     if middle < end: _slim_tiles(x, taps, start, w, done, middle, end)
 
 # %% ../nbs/09b_fastconv.ipynb #3c84c4aa
+_U = np.uint64          # for indices: a signed one may count from the end, and then neighbors are loaded one by one
+
 @_fast
 def _split(image, lines, sw, size):
     "Every `sw`-th number of an image, as `sw` lines of `size`"
@@ -215,7 +220,7 @@ def _convolve(x, w, bias, taps, phases, numbers, groups, parts, out, u0, u1):
         end, part = ((b-1)*R + h1-1)*P + w1, u % parts
         for g in range(groups):
             for fb in range(part*blocks//parts, (part+1)*blocks//parts):
-                _tiles(buf, taps, _U(g*(c//groups)*size), w[g, fb], done, end)
+                _tiles(buf, taps, g*(c//groups)*size, w[g, fb], done, end)
                 _store(done, bias[g, fb], out, k, b, g*fg + fb*8, min(8, fg - fb*8), P, R*P, oy, ox, h1, w1)
 
 # %% ../nbs/09b_fastconv.ipynb #da2ad426

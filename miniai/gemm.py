@@ -320,8 +320,8 @@ def _member(dtype, in_place):
             if in_place: _in_place(a, b, c, i0, i1, j0, j1)
             else: _tiles(a, b, c, i0, i1, j0, j1)
     sig = types.void(types.CPointer(types.int64))
-    try: return cfunc(sig, cache=True)(run)
-    except RuntimeError: return cfunc(sig)(run)     # a notebook's cell, as for `jit`
+    try: return cfunc(sig, cache=os.path.isfile(run.__code__.co_filename))(run)
+    except RuntimeError: return cfunc(sig)(run)     # no place on disk, as for `jit`
 
 # %% ../nbs/03_gemm.ipynb #1b4981c7
 _team = threading.Lock()

@@ -11,6 +11,7 @@ __all__ = ['MATMULS', 'Variant', 'register', 'median_time', 'human_time', 'matmu
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from os.path import isfile
 from time import perf_counter
 
 import numpy as np
@@ -268,9 +269,10 @@ def jit(
     f:Callable, # a function that numba can compile
     **options, # passed on to numba.njit
 )->Callable:
-    "`numba.njit`, with the machine code kept on disk where `f` comes from a file that has a place for it"
+    "`numba.njit`, with the machine code kept on disk if `f` comes from a file"
+    if not isfile(f.__code__.co_filename): return njit(**options)(f)        # a cell: numba would find its old code, with old values from other cells in it
     try: return njit(cache=True, **options)(f)
-    except RuntimeError: return njit(**options)(f)      # a notebook's cell, or a disk that cannot be written
+    except RuntimeError: return njit(**options)(f)      # a disk that cannot be written
 
 @jit
 def _dot(x, y):

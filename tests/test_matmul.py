@@ -291,3 +291,17 @@ def test_machine_code_is_kept_between_processes(tmp_path):
     env = {**__import__('os').environ, 'NUMBA_CACHE_DIR': str(tmp_path)}
     hits = [int(subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True).stdout) for _ in range(2)]
     assert hits == [0, 1]
+
+@pytest.mark.slow
+def test_a_notebooks_cell_is_compiled_anew(tmp_path):
+    "Machine code on disk would be found by the cell's text alone, with the old value of what another cell defines"
+    code = '''
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.run_cell('from miniai.matmul import jit').raise_error()
+shell.run_cell(f'N = {sys.argv[1]}').raise_error()
+shell.run_cell('@jit\\ndef f(): return N').raise_error()
+shell.run_cell('print(f())').raise_error()'''
+    env = {**__import__('os').environ, 'IPYTHONDIR': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path), 'NUMBA_CACHE_DIR': ''}
+    for n in '12': assert subprocess.run([sys.executable, '-c', code, n], env=env, capture_output=True, text=True, check=True).stdout == f'{n}\n'
