@@ -9,20 +9,21 @@ __all__ = ['conv2d_fast', 'Linear', 'Conv2d', 'with_our_kernels']
 import ctypes
 import itertools
 from copy import deepcopy
-from functools import lru_cache
+from functools import cache, lru_cache
+from os.path import isfile
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from llvmlite import ir
-from numba import types
+from numba import carray, cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor, nn
 
 from . import gemm
-from .gemm import _I64, _REGISTERS, _VECTOR, _fast, _lanes, _product, _wide_vectors, _write_block
+from .gemm import _I64, _REGISTERS, _VECTOR, _address, _fast, _lanes, _next, _on_team, _product, _wide_vectors, _write_block
 from .im2col import _HALF, CONV2DS, _pad, _settings, _windows, conv2d_im2col, conv_out_size
 from .matmul import register
 
@@ -224,25 +225,41 @@ def _convolve(x, w, bias, taps, phases, numbers, groups, parts, out, u0, u1):
                 _store(done, bias[g, fb], out, k, b, g*fg + fb*8, min(8, fg - fb*8), P, R*P, oy, ox, h1, w1)
 
 # %% ../nbs/09b_fastconv.ipynb #da2ad426
-_SMALL = 2e6            # multiplications that one thread does alone
+_SMALL = 1e6            # multiplications that one thread does alone
 
-def _on_team(f, threads):
-    "Call `f(i)` for each `i` below `threads`, on PyTorch's team of threads or on a pool"
-    numbers, errors = itertools.count(), []
-    def member(_):
-        try:
-            while (i := next(numbers)) < threads: f(i)
-        except BaseException as e: errors.append(e)                                 # must not get lost on another thread
-    if gemm._gomp: gemm._gomp(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(member), None, threads, 0)
-    else: list(gemm._pool().map(member, range(threads)))
-    if errors: raise errors[0]
+@_fast
+def _job(x, w, bias, taps, phases, out, numbers, groups, parts, units, members):
+    "What the members of the team have to know: addresses, sizes, the plan, and two counters, of shares of the units that are taken and done"
+    job = np.zeros(36, np.int64)
+    job[0], job[1], job[2], job[3], job[4], job[5] = x.ctypes.data, w.ctypes.data, bias.ctypes.data, taps.ctypes.data, phases.ctypes.data, out.ctypes.data
+    job[6:10], job[10:14], job[14:17], job[17], job[18] = x.shape, out.shape, w.shape, len(taps), len(phases)
+    job[19:30] = numbers
+    job[30], job[31], job[32], job[33] = groups, parts, units, members
+    return job
 
-def _spread(f, n, work):
-    "Call `f(low, high)` so that all of 0 to `n` is covered, on as many threads as PyTorch has if there are `work` multiplications worth it"
-    threads = min(torch.get_num_threads(), n)
-    if threads < 2 or work < _SMALL or gemm._forked or not (team := gemm._team).acquire(blocking=False): return f(0, n)
-    try: _on_team(lambda i: f(n*i//threads, n*(i+1)//threads), threads)
-    finally: team.release()
+@cache
+def _member(dtype):
+    "What one member of the team does, as a C function of the address of a `_job`, for float32 or float64; compiled when first asked for"
+    number = types.float32 if dtype == np.float32 else types.float64
+    def run(job):
+        s = carray(job, (36,))
+        like = number(0)
+        x, out = carray(_address(s[0], like), (s[6], s[7], s[8], s[9])), carray(_address(s[5], like), (s[10], s[11], s[12], s[13]))
+        w, bias = carray(_address(s[1], like), (s[14], s[15], s[16])), carray(_address(s[2], like), (s[14], s[15], 8))
+        taps, phases = carray(_address(s[3], np.uint64(0)), (s[17],)), carray(_address(s[4], s[0]), (s[18], 2))
+        numbers = s[19], s[20], s[21], s[22], s[23], s[24], s[25], s[26], s[27], s[28], s[29]
+        while True:
+            i = _next(s[34:])
+            if i >= s[33]: break
+            _convolve(x, w, bias, taps, phases, numbers, s[30], s[31], out, s[32]*i//s[33], s[32]*(i+1)//s[33])
+            _next(s[35:])
+    sig = types.void(types.CPointer(types.int64))
+    try: return cfunc(sig, cache=isfile(run.__code__.co_filename))(run)
+    except RuntimeError: return cfunc(sig)(run)     # no place on disk
+
+def _members(n, work):
+    "How many threads share `n` units; 1 if there are not enough multiplications, or if nobody else may be there"
+    return 1 if work < _SMALL or gemm._forked else min(torch.get_num_threads(), n)
 
 def _pack(w, bias, groups):
     "Weights (nf, c, kh, kw) and bias as (groups, blocks, taps*8) and (groups, blocks, 8), filled up with zeros"
@@ -259,8 +276,12 @@ def _shifted(x, w, bias, out, stride, dilation, pad, groups):
     packed, b = _pack(w, bias, groups)
     res, taps = np.empty((len(x), len(w), *out), x.dtype), plan.taps[:w[0].size]
     parts = min(packed.shape[1], -(-torch.get_num_threads()//plan.units))          # fewer units than threads: divide the filters too
-    def run(low, high): _convolve(x, packed, b, taps, plan.phases, plan.numbers, groups, parts, res, low, high)
-    _spread(run, plan.units*parts, res.size*w[0].size)
+    units, members = plan.units*parts, _members(plan.units*parts, res.size*w[0].size)
+    args = x, packed, b, taps, plan.phases
+    if members > 1 and gemm._team.acquire(blocking=False):
+        try: _on_team(_member(x.dtype), _job(*args, res, plan.numbers, groups, parts, units, members), members, members)
+        finally: gemm._team.release()
+    else: _convolve(*args, plan.numbers, groups, parts, res, 0, units)
     return res
 
 # %% ../nbs/09b_fastconv.ipynb #0648c651
@@ -349,15 +370,29 @@ def _correlate(x, g, taps, phases, numbers, groups, res, u0, u1):
                     for i in range(min(6, nk-q)): res[f0+f, q+i] += sums[6*f + i]
 
 # %% ../nbs/09b_fastconv.ipynb #c6113c0d
+def _for_each(f, n, threads):
+    "Call `f(i)` for each `i` below `n`, on PyTorch's team of threads or on a pool"
+    numbers, errors = itertools.count(), []
+    def member(_):
+        try:
+            while (i := next(numbers)) < n: f(i)
+        except BaseException as e: errors.append(e)                                 # must not get lost on another thread
+    if gemm._gomp: gemm._gomp(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(member), None, threads, 0)
+    else: list(gemm._pool().map(member, range(threads)))
+    if errors: raise errors[0]
+
 def _grad_weights(x, g, ks, stride, dilation, pads, groups):
     "Gradient for kernels (nf, c//groups, *ks), from the images and the gradient of the results"
     plan = _plan(len(x), x.shape[1], x.shape[2:], g.shape[2:], ks, stride, dilation, (pads[0][0], pads[1][0]))
     c, nf, jobs = x.shape[1]//groups, g.shape[1], min(8, plan.units)
     sums = np.zeros((jobs, nf, c*ks[0]*ks[1]), x.dtype)
-    cuts = [plan.units*i//jobs for i in range(jobs+1)]
-    def run(low, high):
-        for i in range(low, high): _correlate(x, g, plan.taps, plan.phases, plan.numbers, groups, sums[i], cuts[i], cuts[i+1])
-    _spread(run, jobs, g.size*sums.shape[2])
+    def run(i): _correlate(x, g, plan.taps, plan.phases, plan.numbers, groups, sums[i], plan.units*i//jobs, plan.units*(i+1)//jobs)
+    members = _members(jobs, g.size*sums.shape[2])
+    if members > 1 and gemm._team.acquire(blocking=False):
+        try: _for_each(run, jobs, members)
+        finally: gemm._team.release()
+    else:
+        for i in range(jobs): run(i)
     res = sums.sum(0).reshape(nf, c, *ks)
     if np.isfinite(res).all(): return res
     windows = _windows(_pad(torch.from_numpy(x), pads), ks, stride, dilation).unflatten(1, (groups, c))        # (n, groups, c, kh, kw, oh, ow)

@@ -299,8 +299,8 @@ def _take_part(cuts, counter):
 
 @_fast
 def _job(a, b, c, cuts):
-    "What the members of the team have to know, in one array: three addresses, three sizes, the parts (address and number), a counter"
-    job = np.zeros(9, np.int64)         # filled one by one: in a list, numba would make floats of addresses and sizes
+    "What the members of the team have to know, in one array: three addresses, three sizes, the parts (address and number), counters of parts taken and done"
+    job = np.zeros(10, np.int64)        # filled one by one: in a list, numba would make floats of addresses and sizes
     job[0], job[1], job[2], job[3:5], job[5] = a.ctypes.data, b.ctypes.data, c.ctypes.data, a.shape, b.shape[1]
     job[6], job[7] = cuts.ctypes.data, len(cuts)
     return job
@@ -310,15 +310,16 @@ def _member(dtype, in_place):
     "What one member of the team does, as a C function of one address, for float32 or float64; compiled when first asked for"
     number = types.float32 if dtype == np.float32 else types.float64
     def run(job):
-        s = carray(job, (9,))       # as written by `_job`
+        s = carray(job, (10,))      # as written by `_job`
         like = number(0)
         a, b, c = carray(_address(s[0], like), (s[3], s[4])), carray(_address(s[1], like), (s[4], s[5])), carray(_address(s[2], like), (s[3], s[5]))
-        cuts, counter = carray(_address(s[6], s[0]), (s[7], 4)), s[8:]
+        cuts, counter, done = carray(_address(s[6], s[0]), (s[7], 4)), s[8:], s[9:]
         while True:
             i0, i1, j0, j1 = _take_part(cuts, counter)
             if i0 == i1: break
             if in_place: _in_place(a, b, c, i0, i1, j0, j1)
             else: _tiles(a, b, c, i0, i1, j0, j1)
+            _next(done)
     sig = types.void(types.CPointer(types.int64))
     try: return cfunc(sig, cache=os.path.isfile(run.__code__.co_filename))(run)
     except RuntimeError: return cfunc(sig)(run)     # no place on disk, as for `jit`
@@ -337,13 +338,15 @@ if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_after_fo
 @cache
 def _pool(): return ThreadPoolExecutor(thread_name_prefix='miniai-gemm')
 
-def _on_team(member, job, threads):
-    "Run the C function `member` with the address of `job` on several threads"
-    if _gomp: return _gomp(ctypes.c_void_p(member.address), ctypes.c_void_p(job.ctypes.data), threads, 0)
-    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(member.address)
-    helpers = [_pool().submit(call, job.ctypes.data) for _ in range(threads-1)]
-    call(job.ctypes.data)
-    for h in helpers: h.result()
+def _on_team(member, job, threads, parts):
+    "Run the C function `member` with the address of `job` on several threads, until all `parts` are done, which the last number of `job` counts"
+    if _gomp: _gomp(ctypes.c_void_p(member.address), ctypes.c_void_p(job.ctypes.data), threads, 0)
+    else:
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(member.address)
+        helpers = [_pool().submit(call, job.ctypes.data) for _ in range(threads-1)]
+        call(job.ctypes.data)
+        for h in helpers: h.result()
+    if job[-1] != parts: raise MemoryError(f'{parts-job[-1]} of {parts} parts found no working memory; free some, or work on fewer threads (torch.set_num_threads)')
 
 @lru_cache(maxsize=512)
 def _cuts(m, n, parts, wide):
@@ -382,7 +385,7 @@ def _product(
 def _share_out(x, y, c, threads, in_place):
     "c = x @ y in as many parts as there are threads"
     cuts = _cuts(*c.shape, threads, _VECTORS*_VECTOR//x.itemsize)
-    _on_team(_member(x.dtype, in_place), _job(x, y, c, cuts), threads)
+    _on_team(_member(x.dtype, in_place), _job(x, y, c, cuts), threads, len(cuts))
 
 def _plain(a, b):
     "Is there nothing to ask or to copy? True for the inputs that come most often"

@@ -1,10 +1,12 @@
 "The convolution that unfolds nothing: the contract of chapter 08, every border of its blocks, its gradients, its layers, threads and forks"
+import ctypes
 import multiprocessing
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -217,8 +219,15 @@ def test_without_pytorchs_team(threads, monkeypatch):
 
 def test_an_error_on_another_thread_is_raised_here(threads):
     threads(2)
-    def fail(low, high): raise OverflowError(f'{low} to {high}')
-    with pytest.raises(OverflowError): module._spread(fail, 4, 1e9)
+    def fail(i): raise OverflowError(str(i))
+    with pytest.raises(OverflowError): module._for_each(fail, 4, 2)
+
+def test_what_a_member_has_not_done_is_noticed(threads, monkeypatch):
+    threads(2)
+    x, w = torch.rand(16, 8, 20, 20), torch.rand(8, 8, 3, 3)
+    gives_up = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda job: None)
+    monkeypatch.setattr(module, '_member', lambda dtype: SimpleNamespace(address=ctypes.cast(gives_up, ctypes.c_void_p).value))
+    with pytest.raises(MemoryError, match='2 of 2 parts'): conv2d_fast(x, w)
     assert module.gemm._team.acquire(blocking=False)        # and the team is free again
     module.gemm._team.release()
 

@@ -1,8 +1,10 @@
 "The kernels of chapter 03 keep the promises of chapter 01, at every edge of their blocks, on several threads, and on a (simulated) GPU"
+import ctypes
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,6 +169,15 @@ def test_python_threads_do_where_openmp_is_missing(monkeypatch):
     one = _product(x, y, threads=1)
     monkeypatch.setattr(gemm, '_gomp', None)
     assert np.array_equal(_product(x, y, threads=3), one)
+
+@pytest.mark.parametrize('team', ['PyTorch', 'Python'])
+def test_what_a_member_has_not_done_is_noticed(team, monkeypatch, two_threads):
+    gives_up = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda job: None)
+    monkeypatch.setattr(gemm, '_member', lambda dtype, in_place: SimpleNamespace(address=ctypes.cast(gives_up, ctypes.c_void_p).value))
+    if team == 'Python': monkeypatch.setattr(gemm, '_gomp', None)
+    with pytest.raises(MemoryError, match='2 of 2 parts'): matmul_fast(rand(300, 300), rand(300, 300))
+    assert gemm._team.acquire(blocking=False)        # and the team is free again
+    gemm._team.release()
 
 def test_out_is_written_over():
     x, y = rand(300, 300).numpy(), rand(300, 300, seed=1).numpy()
