@@ -190,7 +190,7 @@ def _how_many_rows(v, a, b, max_seconds, max_bytes):
         if took*limit/rows <= max_seconds: rows = limit
         elif took > max_seconds/10: return rows, 'time'
         else: rows = min(limit, rows*8)
-    return rows, '' if rows == len(a) else f'{v.scratch(a, b)/2**30:.1f} GiB of memory'
+    return rows, '' if rows == len(a) else f'memory, all rows would need {v.scratch(a, b)/2**30:.1f} GiB'
 
 # %% ../nbs/01_matmul.ipynb #5a73f6ee
 class Ladder(list):
