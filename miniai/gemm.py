@@ -362,7 +362,7 @@ def _cuts(m, n, parts, wide):
 # %% ../nbs/03_gemm.ipynb #5d5024b3
 _ALONE = 2**21          # multiplications that one thread does alone
 
-def _stays(m, n, itemsize): return m <= 100 or n*itemsize <= 1024       # is packing `b` not worth it?
+def _stays(m, k, n, itemsize): return m <= 100 or n*itemsize <= 1024 or m*k*n < _ALONE       # is packing `b` not worth it?
 
 def _product(
     x:np.ndarray, # (m, k), C-contiguous, float32 or float64
@@ -373,7 +373,7 @@ def _product(
     "x @ y without any check"
     (m, k), n = x.shape, y.shape[1]
     c = np.empty((m, n), x.dtype) if out is None else out
-    in_place = _stays(m, n, x.itemsize)
+    in_place = _stays(m, k, n, x.itemsize)
     if m*n*k < _ALONE or _forked: threads = 1
     if threads is None: threads = torch.get_num_threads()
     if threads > 1 and _team.acquire(blocking=False):
@@ -406,10 +406,11 @@ def matmul_fast(
     "Matrix product by compiled blocks, packed or in place, on several threads; the plan depends on the shape; carries no gradient"
     if _plain(a, b):
         (m, k), (rows, n) = a.shape, b.shape
-        if k == rows and (m*k*n < _ALONE or (torch.get_num_threads() == 1 and _stays(m, n, 4))):
+        if k == rows and m*k*n < _ALONE:
             c = a.new_empty(m, n)
             _in_place_at(a.data_ptr(), b.data_ptr(), c.data_ptr(), m, k, n)
             return c
+        if k == rows: return torch.from_numpy(_product(a.numpy(), b.numpy()))
     x, y = _to_arrays('matmul_fast', a, b)
     if x.dtype in (np.float32, np.float64): return _result(a, _product(x, y))
     c = np.empty((x.shape[0], y.shape[1]), dtype=x.dtype)

@@ -152,6 +152,13 @@ def test_bits_do_not_depend_on_threads(shape, dtype):
     one = _product(x, y, threads=1)
     for t in (1, 2, 3, 8): assert np.array_equal(_product(x, y, threads=t), one), t
 
+@pytest.mark.parametrize('shape', [*SHAPES, (5, 784, 10), (200, 20, 300), (120, 30, 700)], ids=str)
+def test_bits_do_not_depend_on_how_the_inputs_lie(shape):
+    m, k, n = shape
+    a, b = rand(m, k), rand(k, n, seed=1)
+    whole = matmul_fast(a, b)
+    for x, y in [(a.T.contiguous().T, b), (a, b.T.contiguous().T), (a.numpy(), b.numpy())]: assert np.array_equal(matmul_fast(x, y), whole)
+
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 def test_eight_threads_at_once(shape, two_threads):
     m, k, n = shape
