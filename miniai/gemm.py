@@ -277,6 +277,74 @@ def _tiles(a, b, c, i0, i1, j0, j1):
     panels = -(-strips//_STRIPS)
     for p in range(panels): _panel(a, b, c, i0, i1, j0 + strips*p//panels*w, min(j1, j0 + strips*(p+1)//panels*w), scratch)
 
+# %% ../nbs/03_gemm.ipynb #2d60e328
+_SIDE = 5 if _REGISTERS == 32 else 3        # rows, and columns, of a block of dot products
+
+def _write_dots(builder, a, b, c, shape):
+    "Write the instructions for one block of c = a @ b.T; a, b, c: an address, and how far it is to the next row; shape: rows, columns, depth, whether to add to `c`"
+    (m, n, depth, add), number = shape, c[0].type.pointee
+    bits = 32 if number == ir.FloatType() else 64
+    vector, flags = ir.VectorType(number, 8*_VECTOR//bits), ('contract',)
+    load, _ = _masked(builder, vector, bits)
+    row = lambda x, r: builder.gep(x[0], [builder.mul(r, x[1])])
+    inside = lambda r, count: builder.select(builder.icmp_signed('<', _I64(r), count), _I64(r), _I64(0))        # row 0 stands in for those beyond the edge
+    lines, others = [row(a, inside(r, m)) for r in range(_SIDE)], [row(b, inside(j, n)) for j in range(_SIDE)]
+    sums = [[cgutils.alloca_once_value(builder, ir.Constant(vector, [0.]*vector.count)) for _ in range(_SIDE)] for _ in range(_SIDE)]
+    def step(k, mask):
+        ys = [load(builder.gep(p, [k]), 0, mask) for p in others]
+        for p, line in zip(lines, sums, strict=True):
+            x = builder.gep(p, [k])
+            _fetch(builder, builder.gep(x, [builder.mul(a[1], _I64(_SIDE))]))
+            x = load(x, 0, mask)
+            for s, y in zip(line, ys, strict=True): builder.store(builder.fadd(builder.load(s), builder.fmul(x, y, flags=flags), flags=flags), s)
+    whole = builder.sdiv(depth, _I64(vector.count))
+    with cgutils.for_range(builder, whole) as loop: step(builder.mul(loop.index, _I64(vector.count)), ir.Constant(ir.VectorType(ir.IntType(1), vector.count), [1]*vector.count))
+    rest = builder.mul(whole, _I64(vector.count))
+    with builder.if_then(builder.icmp_signed('<', rest, depth)): step(rest, _mask(builder, builder.sub(depth, rest), vector.count))
+    zero, add_up = ir.Constant(number, 0.), _llvm(builder, f'vector.reduce.fadd.v{vector.count}f{bits}', number, number, vector)
+    for r in range(_SIDE):
+        for j in range(_SIDE):
+            with builder.if_then(builder.and_(builder.icmp_signed('<', _I64(r), m), builder.icmp_signed('<', _I64(j), n))):
+                cell = builder.gep(row(c, _I64(r)), [_I64(j)])
+                total = builder.call(add_up, [zero, builder.load(sums[r][j])], fastmath=('reassoc', 'nsz'))
+                builder.store(builder.fadd(total, builder.select(add, builder.load(cell), zero)), cell)
+
+@intrinsic
+def _dot_block(typingctx, a, b, c, i, i1, j, j1, k0, k1, w):
+    def emit(context, builder, sig, args):
+        x, y, z = [context.make_array(t)(context, builder, v) for t, v in zip(sig.args[:3], args[:3], strict=True)]
+        (_, wa), (_, wc) = [cgutils.unpack_tuple(builder, v.shape) for v in (x, z)]
+        i, i1, j, j1, k0, k1, w = args[3:]
+        corner = lambda x, width, r, s: (builder.gep(x.data, [builder.add(builder.mul(r, width), s)]), width)
+        shape = builder.sub(i1, i), builder.sub(j1, j), builder.sub(k1, k0), builder.icmp_signed('>', k0, _I64(0))
+        _write_dots(builder, corner(x, wa, i, k0), (y.data, w), corner(z, wc, i, j), shape)
+        return context.get_dummy_value()
+    return types.void(a, b, c, *[types.int64]*7), emit
+
+@_fast
+def _dot_row(a, b, c, i, i1, j0, j1, k0, k1, w):
+    "A block's rows from i, none from i1 on, and columns j0..j1: c = a[:, k0:k1] @ b.T, or += if k0 > 0; b is flat, w numbers from row to row"
+    _wide_vectors()
+    for j in range(j0, j1, _SIDE): _dot_block(a, b[(j-j0)*w:], c, i, i1, j, j1, k0, k1, w)
+
+@_fast
+def _dots(a, b, c, i0, i1, j0, j1):
+    "Rows i0..i1 and columns j0..j1 of c = a @ b by dot products, 1,024 numbers long at most; brings the working memory for the columns"
+    depth = b.shape[0]
+    w, pieces = min(depth, 1024), max(1, -(-depth//1024))
+    columns = np.empty((j1-j0)*w, a.dtype)
+    for p in range(pieces):
+        k0, k1 = depth*p//pieces, depth*(p+1)//pieces
+        for k in range(k0, k1):
+            for j in range(j0, j1): columns[(j-j0)*w + k-k0] = b[k, j]
+        for i in range(i0, i1, _SIDE): _dot_row(a, columns, c, i, i1, j0, j1, k0, k1, w)
+
+@_fast
+def _unpacked(a, b, c, i0, i1, j0, j1):
+    "Rows i0..i1 and columns j0..j1 of c = a @ b: by long dot products for many rows and few columns, else with `b` where it lies"
+    if a.shape[0] >= 100 and b.shape[0] >= 100 and b.shape[1] <= 2*_SIDE: _dots(a, b, c, i0, i1, j0, j1)
+    else: _in_place(a, b, c, i0, i1, j0, j1)
+
 # %% ../nbs/03_gemm.ipynb #05ca5431
 @intrinsic
 def _next(typingctx, counter):
@@ -306,7 +374,7 @@ def _job(a, b, c, cuts):
     return job
 
 @cache
-def _member(dtype, in_place):
+def _member(dtype, unpacked):
     "What one member of the team does, as a C function of one address, for float32 or float64; compiled when first asked for"
     number = types.float32 if dtype == np.float32 else types.float64
     def run(job):
@@ -317,7 +385,7 @@ def _member(dtype, in_place):
         while True:
             i0, i1, j0, j1 = _take_part(cuts, counter)
             if i0 == i1: break
-            if in_place: _in_place(a, b, c, i0, i1, j0, j1)
+            if unpacked: _unpacked(a, b, c, i0, i1, j0, j1)
             else: _tiles(a, b, c, i0, i1, j0, j1)
             _next(done)
     sig = types.void(types.CPointer(types.int64))
@@ -362,8 +430,6 @@ def _cuts(m, n, parts, wide):
 # %% ../nbs/03_gemm.ipynb #5d5024b3
 _ALONE = 2**21          # multiplications that one thread does alone
 
-def _stays(m, k, n, itemsize): return m <= 100 or n*itemsize <= 1024 or m*k*n < _ALONE       # is packing `b` not worth it?
-
 def _product(
     x:np.ndarray, # (m, k), C-contiguous, float32 or float64
     y:np.ndarray, # (k, n) of the same dtype, C-contiguous
@@ -373,19 +439,19 @@ def _product(
     "x @ y without any check"
     (m, k), n = x.shape, y.shape[1]
     c = np.empty((m, n), x.dtype) if out is None else out
-    in_place = _stays(m, k, n, x.itemsize)
+    unpacked = m <= 100 or n*x.itemsize <= 1024 or m*k*n < _ALONE
     if m*n*k < _ALONE or _forked: threads = 1
     if threads is None: threads = torch.get_num_threads()
     if threads > 1 and _team.acquire(blocking=False):
-        try: _share_out(x, y, c, threads, in_place)
+        try: _share_out(x, y, c, threads, unpacked)
         finally: _team.release()
-    else: (_in_place if in_place else _tiles)(x, y, c, 0, m, 0, n)
+    else: (_unpacked if unpacked else _tiles)(x, y, c, 0, m, 0, n)
     return c
 
-def _share_out(x, y, c, threads, in_place):
+def _share_out(x, y, c, threads, unpacked):
     "c = x @ y in as many parts as there are threads"
     cuts = _cuts(*c.shape, threads, _VECTORS*_VECTOR//x.itemsize)
-    _on_team(_member(x.dtype, in_place), _job(x, y, c, cuts), threads, len(cuts))
+    _on_team(_member(x.dtype, unpacked), _job(x, y, c, cuts), threads, len(cuts))
 
 def _plain(a, b):
     "Is there nothing to ask or to copy? True for the inputs that come most often"
@@ -396,14 +462,14 @@ def _plain(a, b):
 def _in_place_at(a, b, c, m, k, n):
     "The product of small float32 matrices that begin at the addresses a and b, written to the one at c"
     like = np.float32(0)
-    _in_place(carray(_address(a, like), (m, k)), carray(_address(b, like), (k, n)), carray(_address(c, like), (m, n)), 0, m, 0, n)
+    _unpacked(carray(_address(a, like), (m, k)), carray(_address(b, like), (k, n)), carray(_address(c, like), (m, n)), 0, m, 0, n)
 
 @register(MATMULS, loops=0)
 def matmul_fast(
     a:Tensor, # (m, n) tensor or numpy array, on the CPU
     b:Tensor, # (n, p) of the same kind and dtype
 )->Tensor: # (m, p), a tensor for tensors and an array for arrays
-    "Matrix product by compiled blocks, packed or in place, on several threads; the plan depends on the shape; carries no gradient"
+    "Matrix product by compiled blocks, packed, in place or of dot products, on several threads; the plan depends on the shape; carries no gradient"
     if _plain(a, b):
         (m, k), (rows, n) = a.shape, b.shape
         if k == rows and m*k*n < _ALONE:

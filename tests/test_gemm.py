@@ -85,6 +85,13 @@ def test_depth_around_block_boundaries(f, dtype):
         right(f, 6, k, block(dtype)[0]+1, dtype)
         right(f, 101, k, 257, dtype)
 
+@each_float
+def test_dot_products_around_block_boundaries(dtype):
+    lanes, side = block(dtype)[1], gemm._SIDE
+    for n in edges(1, side, 2*side): right(matmul_fast, 103, 130, n, dtype)
+    for m in edges(100, 20*side, 21*side): right(matmul_fast, m, 130, 2*side, dtype)
+    for k in edges(100, 8*lanes, 1024, 2048): right(matmul_fast, 101, k, 2*side, dtype)
+
 @each_new
 @given(m=st.integers(0, 40), k=st.integers(0, 90), n=st.integers(0, 200), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
 def test_drawn(f, m, k, n, dtype, seed): right(f, m, k, n, dtype, seed)
@@ -114,7 +121,7 @@ def test_arrays_keep_their_kind(f):
     with pytest.raises(TypeError, match='float16'): f(a.astype(np.float16), b.astype(np.float16))
 
 @each_new
-@pytest.mark.parametrize('m, k, n', [(7, 70, 10), (7, 70, 50), (7, 70, 100), (300, 300, 300)])
+@pytest.mark.parametrize('m, k, n', [(7, 70, 10), (7, 70, 50), (7, 70, 100), (300, 300, 300), (103, 117, 10)])
 def test_nan_and_inf_stay_where_they_belong(f, m, k, n):
     a, b = torch.ones(m, k), torch.ones(k, n)
     a[0, 0], a[m-1, k-1], a[2, 3], a[3, 3], a[3, 4] = float('nan'), float('inf'), float('-inf'), float('inf'), float('-inf')
@@ -142,7 +149,7 @@ def test_refusals(f):
 
 # -- threads
 
-SHAPES = [(300, 300, 300), (3000, 784, 10), (3003, 784, 50), (9, 9000, 64), (40, 784, 500), (7, 784, 1000), (300, 784, 100), (1000, 1100, 75)]
+SHAPES = [(300, 300, 300), (3000, 784, 10), (3003, 784, 50), (9, 9000, 64), (40, 784, 500), (7, 784, 1000), (300, 784, 100), (1000, 1100, 75), (301, 1100, 6)]
 
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 @each_float
@@ -193,7 +200,7 @@ def test_out_is_written_over():
     test_close(out, x@y, eps=1e-3)
 
 @each_float
-@pytest.mark.parametrize('m, k, n', [(5, 30, 10), (13, 30, 10), (5, 30, 50), (13, 30, 50), (13, 1100, 33), (7, 30, 130), (60, 30, 130), (103, 30, 257), (103, 600, 300)])
+@pytest.mark.parametrize('m, k, n', [(5, 30, 10), (13, 30, 10), (5, 30, 50), (13, 30, 50), (13, 1100, 33), (7, 30, 130), (60, 30, 130), (103, 30, 257), (103, 600, 300), (103, 117, 10), (101, 1100, 6)])
 def test_nothing_around_the_result_is_touched(m, k, n, dtype):
     x, y = rand(m, k, dtype=dtype).numpy(), rand(k, n, dtype=dtype, seed=1).numpy()
     room = np.full(m*n + 64, np.nan, x.dtype)
@@ -215,7 +222,7 @@ def at_the_edge(m, n):
     x = np.frombuffer(room, np.float32, m*n, size-m*n*4).reshape(m, n)
     x[:] = np.random.rand(m, n)
     return x
-for m, k, n in [(5, 30, 10), (13, 30, 10), (5, 30, 50), (13, 30, 50), (13, 1100, 33), (1, 1, 1), (7, 30, 130), (60, 30, 130), (103, 30, 257), (103, 600, 300)]:
+for m, k, n in [(5, 30, 10), (13, 30, 10), (5, 30, 50), (13, 30, 50), (13, 1100, 33), (1, 1, 1), (7, 30, 130), (60, 30, 130), (103, 30, 257), (103, 600, 300), (103, 117, 10), (101, 1100, 6)]:
     x, y = at_the_edge(m, k), at_the_edge(k, n)
     assert np.allclose(_product(x, y, out=at_the_edge(m, n), threads=1), x@y, rtol=1e-4), (m, k, n)
 print('fine')
@@ -270,7 +277,7 @@ def test_narrow_vectors_give_the_same_numbers(tmp_path):
 import torch
 from miniai.gemm import matmul_blocked, matmul_fast, vector_registers
 assert vector_registers() == (32, 16)
-for m, k, n in [(300, 300, 300), (61, 784, 10), (5, 784, 10), (7, 20, 33), (64, 784, 50), (5, 784, 1000), (103, 600, 257)]:
+for m, k, n in [(300, 300, 300), (61, 784, 10), (5, 784, 10), (7, 20, 33), (64, 784, 50), (5, 784, 1000), (103, 600, 257), (103, 117, 6), (103, 1100, 5)]:
     for dtype in (torch.float32, torch.float64):
         a, b = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)
         for f in (matmul_blocked, matmul_fast): assert (f(a, b)-a@b).abs().max() < 1e-3
@@ -281,9 +288,9 @@ print('fine')'''
 def test_machine_code_is_kept_between_processes(tmp_path):
     code = '''
 import numpy as np
-from miniai.gemm import _in_place, _product, _tiles
+from miniai.gemm import _product, _tiles, _unpacked
 for m, n in [(20, 100), (120, 300)]: _product(np.ones((m, 100), np.float32), np.ones((100, n), np.float32), threads=1)
-print(*(sum(f.stats.cache_hits.values()) for f in (_in_place, _tiles)))'''
+print(*(sum(f.stats.cache_hits.values()) for f in (_unpacked, _tiles)))'''
     hits = [python(code, NUMBA_CACHE_DIR=str(tmp_path)).stdout for _ in range(2)]
     assert hits == ['0 0\n', '1 1\n']
 
