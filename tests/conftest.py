@@ -1,6 +1,7 @@
 "Settings that all test files share"
 import os
 import shutil
+import signal
 
 import matplotlib
 import pytest
@@ -10,6 +11,7 @@ matplotlib.use('agg')   # figures without a display
 settings.register_profile('dev', max_examples=40, deadline=None)
 settings.register_profile('ci', max_examples=40, deadline=None, derandomize=True)
 settings.load_profile('ci' if os.environ.get('CI') else 'dev')
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)      # a shell starts jobs in the background so
 
 QUIET = ('--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
          '--disable-component-update --disable-sync').split()
