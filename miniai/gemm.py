@@ -297,8 +297,8 @@ def _write_dots(builder, a, b, c, shape):
             _fetch(builder, builder.gep(x, [builder.mul(a[1], _I64(_SIDE))]))
             x = load(x, 0, mask)
             for s, y in zip(line, ys, strict=True): builder.store(builder.fadd(builder.load(s), builder.fmul(x, y, flags=flags), flags=flags), s)
-    whole = builder.sdiv(depth, _I64(vector.count))
-    with cgutils.for_range(builder, whole) as loop: step(builder.mul(loop.index, _I64(vector.count)), ir.Constant(ir.VectorType(ir.IntType(1), vector.count), [1]*vector.count))
+    everything, whole = ir.Constant(ir.VectorType(ir.IntType(1), vector.count), [1]*vector.count), builder.sdiv(depth, _I64(vector.count))
+    with cgutils.for_range(builder, whole) as loop: step(builder.mul(loop.index, _I64(vector.count)), everything)
     rest = builder.mul(whole, _I64(vector.count))
     with builder.if_then(builder.icmp_signed('<', rest, depth)): step(rest, _mask(builder, builder.sub(depth, rest), vector.count))
     zero, add_up = ir.Constant(number, 0.), _llvm(builder, f'vector.reduce.fadd.v{vector.count}f{bits}', number, number, vector)
@@ -309,6 +309,7 @@ def _write_dots(builder, a, b, c, shape):
                 total = builder.call(add_up, [zero, builder.load(sums[r][j])], fastmath=('reassoc', 'nsz'))
                 builder.store(builder.fadd(total, builder.select(add, builder.load(cell), zero)), cell)
 
+# %% ../nbs/03_gemm.ipynb #0c6ab09d
 @intrinsic
 def _dot_block(typingctx, a, b, c, i, i1, j, j1, k0, k1, w):
     def emit(context, builder, sig, args):
@@ -459,7 +460,7 @@ def _plain(a, b):
             and not (a.requires_grad or b.requires_grad or a.is_neg() or b.is_neg()) and a.ndim == b.ndim == 2)
 
 @_fast
-def _in_place_at(a, b, c, m, k, n):
+def _unpacked_at(a, b, c, m, k, n):
     "The product of small float32 matrices that begin at the addresses a and b, written to the one at c"
     like = np.float32(0)
     _unpacked(carray(_address(a, like), (m, k)), carray(_address(b, like), (k, n)), carray(_address(c, like), (m, n)), 0, m, 0, n)
@@ -474,7 +475,7 @@ def matmul_fast(
         (m, k), (rows, n) = a.shape, b.shape
         if k == rows and m*k*n < _ALONE:
             c = a.new_empty(m, n)
-            _in_place_at(a.data_ptr(), b.data_ptr(), c.data_ptr(), m, k, n)
+            _unpacked_at(a.data_ptr(), b.data_ptr(), c.data_ptr(), m, k, n)
             return c
         if k == rows: return torch.from_numpy(_product(a.numpy(), b.numpy()))
     x, y = _to_arrays('matmul_fast', a, b)

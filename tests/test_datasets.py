@@ -228,7 +228,8 @@ if __name__ == '__main__':
 def test_program_without_network(tmp_path):
     env = {**os.environ, 'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path)}
     res = subprocess.run([sys.executable, '-c', PROGRAM], capture_output=True, text=True, env=env, cwd=tmp_path)
-    test_eq((res.returncode, res.stderr), (0, ''))
+    noise = [line for line in res.stderr.splitlines() if 'resource_tracker' not in line and not line.startswith('  warnings.warn(')]      # on a lock of a worker that just ends
+    test_eq((res.returncode, noise), (0, []))
     for text in ('mnist is not on this machine', 'cifar10 is not on this machine', 'uoft-cs/cifar10', 'offline', 'unset HF_HUB_OFFLINE'):
         assert text.lower() in res.stdout.lower(), res.stdout
     batches = [line for line in res.stdout.splitlines() if line.startswith('batch')]
